@@ -135,20 +135,21 @@ class SystemCommands:
         out: IO[bytes],
         err: IO[bytes],
     ) -> Any:
-        options = {"_env": dict(environment), "_out": out, "_err": err, "_cwd": str(cwd) if cwd else None}
-        with open(os.devnull, "rb") as nothing:
+        options: dict[str, Any] = {
+            "_env": dict(environment),
+            "_out": out,
+            "_err": err,
+            "_cwd": str(cwd) if cwd else None,
+            "_bg": True,
+            "_bg_exc": False,
+            "_new_group": True,
+            "_new_session": False,
+            "_tty_out": False,
+            "_return_cmd": True,
+        }
+        with Path(os.devnull).open("rb") as nothing:
             try:
-                return sh.Command(program)(
-                    *argv[1:],
-                    _in=nothing,
-                    _bg=True,
-                    _bg_exc=False,
-                    _new_group=True,
-                    _new_session=False,
-                    _tty_out=False,
-                    _return_cmd=True,
-                    **options,
-                )
+                return sh.Command(program)(*argv[1:], _in=nothing, **options)
             except (OSError, sh.ForkException, sh.CommandNotFound) as error:
                 raise CommandError(
                     f"{pasteable(argv)}: cannot start: {error}", cause="cannot-start"
