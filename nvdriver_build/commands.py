@@ -88,9 +88,13 @@ class Commands(Protocol):
 
 @frozen
 class SystemCommands:
-    """The programs of this machine, found by `path`."""
+    """The programs of this machine, found by `path`.
+
+    `check` is called again and again while a program runs; what it raises (Stopped) ends the program.
+    """
 
     path: str = DEFAULT_PATH
+    check: Tick = lambda: None
 
     def find(self, program: str) -> Optional[str]:
         """The path of a program, or None. A name with a slash is looked up as it is."""
@@ -122,7 +126,7 @@ class SystemCommands:
         started = time.monotonic()
         with _outputs(log) as (out, err):
             process = self._start(program, argv, environment, cwd, out, err)
-            exit_code = _wait(process, argv, started + timeout, timeout, tick)
+            exit_code = _wait(process, argv, started + timeout, timeout, (self.check, tick or self.check))
             stdout, stderr = ("", "") if log else (_text(out), _text(err))
         return Finished(tuple(argv), exit_code, stdout, stderr, time.monotonic() - started)
 
@@ -171,16 +175,16 @@ def _outputs(log: Optional[Path]) -> Any:
         yield out, err
 
 
-def _wait(process: Any, argv: Sequence[str], deadline: float, timeout: float, tick: Optional[Tick]) -> int:
+def _wait(process: Any, argv: Sequence[str], deadline: float, timeout: float, ticks: Sequence[Tick]) -> int:
     pause = 0.005
     try:
         while process.is_alive():
             if time.monotonic() > deadline:
                 raise CommandError(f"{pasteable(argv)}: not done after {timeout:g} s, ended", cause="timeout")
-            if tick is not None:
+            for tick in ticks:
                 tick()
             time.sleep(pause)
-            pause = min(pause * 1.5, 0.25 if tick else 0.05)
+            pause = min(pause * 1.5, 0.2)
     except BaseException:
         end_group(process.pid)
         raise

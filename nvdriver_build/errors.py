@@ -46,6 +46,14 @@ class NvdriverError(Exception):
         return {"code": self.exit_code, "kind": self.kind, "message": self.message, "hint": self.hint}
 
 
+class Stopped(BaseException):
+    """A signal asked for the end. Like KeyboardInterrupt, no handler of errors may swallow it."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"ended by signal {signal}")
+        self.signal = signal
+
+
 class UsageError(NvdriverError):
     """Wrong usage or configuration."""
 

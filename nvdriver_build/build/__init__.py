@@ -1,0 +1,207 @@
+"""Source and kernel headers to module files.
+
+The build happens in a folder of links to the source, which is never written to. The core objects' debug
+information, 160 MB of it, is dropped before linking instead of after: the same modules, less to move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+from typing import Callable, Optional
+
+import structlog
+from attrs import frozen
+
+from nvdriver_build.build.jobs import JOB_MEMORY, Capacity, measure
+from nvdriver_build.build.log import Failure, Follower, count_steps, first_failure, tail
+from nvdriver_build.commands import CommandError, Commands
+from nvdriver_build.errors import BuildError
+from nvdriver_build.kernel import Compiler, Headers, KernelTarget
+from nvdriver_build.source import Source
+
+__all__ = [
+    "JOB_MEMORY",
+    "Build",
+    "Capacity",
+    "Progress",
+    "build_modules",
+    "first_failure",
+    "make_flags",
+    "measure",
+]
+
+BUILD_LIMIT = 3600.0
+"""Seconds after which a build counts as hung."""
+_STRIP_LIMIT = 120.0
+
+Progress = Callable[[int, int, float], None]
+"""Called with steps done, steps in total (an estimate), and seconds since the start."""
+
+_log = structlog.get_logger()
+
+
+@frozen
+class Build:
+    """What is to be built: `modules` by NVIDIA's names, in load order."""
+
+    source: Source
+    headers: Headers
+    target: KernelTarget
+    compiler: Compiler
+    modules: tuple[str, ...]
+    jobs: int
+    debug_info: bool = False
+
+
+def build_modules(
+    build: Build, work: Path, commands: Commands, log: Path, progress: Optional[Progress] = None
+) -> tuple[Path, ...]:
+    """Build in the empty folder `work`; the modules' paths. The output of make goes to `log`.
+
+    Raises BuildError with the first real error; the whole process group of make is gone before anything
+    is raised.
+    """
+    tree = work / "tree"
+    if set(str(tree)) & set(" :\t\n"):
+        raise BuildError(
+            f"cannot build in {work}: make splits paths at blanks and colons", hint="choose another"
+        )
+    try:
+        _link_sources(build, tree, commands)
+        _make(build, tree, commands, log, progress)
+        modules = tuple(tree / f"{name}.ko" for name in build.modules)
+        _require(modules, log)
+        if not build.debug_info:
+            _strip(modules, commands)
+    except OSError as error:
+        raise BuildError(
+            f"cannot build in {work}: {error}", hint="is there space left, and is it writable?"
+        ) from error
+    return modules
+
+
+def make_flags(build: Build, tree: Path) -> tuple[str, ...]:
+    """The words after `make` that decide about the result, but for paths (contracts, section 6).
+
+    `-g0` and the prefix map make two builds equal; CONFIG_DEBUG_INFO_BTF_MODULES is switched off since no
+    toolkit has the vmlinux that .BTF needs. NVIDIA refuses PREEMPT_RT unless told otherwise (conftest.sh,
+    preempt_rt_sanity_check).
+    """
+    debug = "" if build.debug_info else "-g0 "
+    excluded = [name for name in build.source.modules if name not in build.modules]
+    flags = [
+        f"CC={build.compiler.command}",
+        f"KCFLAGS={debug}-ffile-prefix-map={tree}/=",
+        "CONFIG_DEBUG_INFO_BTF_MODULES=",
+        f"ARCH={build.target.arch}",
+        f"NV_EXCLUDE_KERNEL_MODULES={' '.join(excluded)}",
+    ]
+    if build.target.flavour == "rt":
+        flags.append("IGNORE_PREEMPT_RT_PRESENCE=1")
+    if build.compiler.mismatch:
+        flags.append("IGNORE_CC_MISMATCH=1")
+    return tuple(flags)
+
+
+def _link_sources(build: Build, tree: Path, commands: Commands) -> None:
+    for name in build.source.names:
+        link = tree / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if name in build.source.core_objects and not build.debug_info:
+            _run(commands, ["strip", "--strip-debug", "-o", str(link), str(build.source.root / name)])
+        else:
+            link.symlink_to(build.source.root / name)
+
+
+def _make(build: Build, tree: Path, commands: Commands, log: Path, progress: Optional[Progress]) -> None:
+    # A kernel tree's path may not hold blanks or colons: make splits there.
+    argv = [
+        "make",
+        f"-j{build.jobs}",
+        "-C",
+        str(tree),
+        f"SYSSRC={build.headers.sources}",
+        f"SYSOUT={build.headers.output}",
+        *make_flags(build, tree),
+        "modules",
+    ]
+    if build.target.flavour == "rt":
+        _log.info("PREEMPT_RT: NVIDIA does not support it; built with IGNORE_PREEMPT_RT_PRESENCE=1")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")
+    try:
+        finished = commands.run(
+            argv,
+            timeout=BUILD_LIMIT,
+            cwd=tree,
+            env={"TMPDIR": str(tree.parent)},
+            log=log,
+            tick=_ticker(build, log, progress),
+        )
+    except CommandError as error:
+        raise _failed(build, log, str(error), error.hint) from error
+    if not finished.ok:
+        raise _failed(build, log, f"make ended with {finished.exit_code}", None)
+
+
+def _ticker(build: Build, log: Path, progress: Optional[Progress]) -> Optional[Callable[[], None]]:
+    if progress is None:
+        return None
+    follower, started = Follower(log), time.monotonic()
+    total = count_steps(build.source.root, build.modules)
+
+    def tick() -> None:
+        progress(min(follower.update(), total), total, time.monotonic() - started)
+
+    return tick
+
+
+def _failed(build: Build, log: Path, what: str, hint: Optional[str]) -> BuildError:
+    failure: Optional[Failure] = None
+    with contextlib.suppress(OSError):
+        failure = first_failure(log)
+    cause = str(failure) if failure else tail(log, 3) or what
+    kernel, compiler = build.target.release, build.compiler.text
+    return BuildError(
+        f"driver {build.source.version} ({build.source.kind}) for kernel {kernel} does not build: {cause}",
+        hint=hint or _hint(build, cause, log) + f" (compiler: {compiler}; {what})",
+    )
+
+
+def _hint(build: Build, cause: str, log: Path) -> str:
+    if "No space left" in cause:
+        return f"free some space where the build runs; the whole log: {log}"
+    if "Killed signal" in cause:
+        return f"out of memory: give more, or allow fewer jobs than {build.jobs}; the whole log: {log}"
+    return f"this driver may be too old for this kernel: take a newer one; the whole log: {log}"
+
+
+def _require(modules: tuple[Path, ...], log: Path) -> None:
+    missing = [path.name for path in modules if not path.is_file()]
+    if missing:
+        raise BuildError(f"make succeeded, but left no {', '.join(missing)}", hint=f"the whole log: {log}")
+
+
+def _strip(modules: tuple[Path, ...], commands: Commands) -> None:
+    """As distributions do: --strip-debug keeps the symbols that the kernel's kallsyms shows."""
+    for module in modules:
+        _run(commands, ["strip", "--strip-debug", str(module)])
+
+
+def _run(commands: Commands, argv: list[str]) -> None:
+    try:
+        finished = commands.run(argv, timeout=_STRIP_LIMIT)
+    except CommandError as error:
+        raise BuildError(str(error), hint=error.hint) from error
+    if not finished.ok:
+        raise BuildError(f"{argv[0]} failed: {finished.stderr.strip()}", hint="is there space left?")
+
+
+def copy_modules(modules: tuple[Path, ...], place: Path) -> None:
+    """Put built modules into a set's folder."""
+    place.mkdir(parents=True, exist_ok=True)
+    for module in modules:
+        shutil.copyfile(module, place / module.name)

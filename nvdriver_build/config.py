@@ -1,0 +1,181 @@
+"""The only reader of environment variables: NVIDIA's names with NVIDIA's meaning, and ours with NVDRIVER_.
+
+Every setting is one row of `_SETTINGS`; docs/contracts.md lists them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Callable, Mapping, NamedTuple, Optional
+
+from attrs import frozen
+
+from nvdriver_build.errors import UsageError
+
+PREFIX = "NVDRIVER_"
+DEFAULT_STORE = Path("/var/lib/nvdriver-build")
+"""The node's store: it outlives pods and boots."""
+_MIB = 1024 * 1024
+
+
+@frozen
+class Config:
+    """What was asked for. Paths are absolute; None is 'not given'."""
+
+    path: str
+    store: Path
+    driver_version: Optional[str]
+    kind: str
+    source: Optional[Path]
+    run_sha256: Optional[str]
+    headers: Optional[Path]
+    module_tree: Optional[Path]
+    parameters: Path
+    run_dir: Path
+    rdma: bool
+    use_host_mofed: bool
+    compiler_mismatch: bool
+    jobs: Optional[int]
+    job_memory: int
+    announce_driver_ready: bool
+    driver_root: Path
+    config_digest: Optional[str]
+    node_name: Optional[str]
+    log_format: Optional[str]
+
+
+class _Setting(NamedTuple):
+    name: str
+    field: str
+    default: Any
+    parse: Callable[[str, str], Any]
+
+
+def _text(name: str, value: str) -> str:
+    if "\0" in value or "\n" in value:
+        raise _bad(name, value, "one line of text")
+    return value
+
+
+def _path(name: str, value: str) -> Path:
+    if not value.startswith("/"):
+        raise _bad(name, value, "an absolute path")
+    return Path(value)
+
+
+def _flag(name: str, value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise _bad(name, value, "true or false")
+    return value.lower() == "true"
+
+
+def _count(name: str, value: str) -> int:
+    if not value.isascii() or not value.isdigit() or int(value) < 1:
+        raise _bad(name, value, "a whole number from 1 up")
+    return int(value)
+
+
+def _mebibytes(name: str, value: str) -> int:
+    return _count(name, value) * _MIB
+
+
+def _one_of(*allowed: str) -> Callable[[str, str], str]:
+    def parse(name: str, value: str) -> str:
+        if value not in allowed:
+            raise _bad(name, value, " or ".join(allowed))
+        return value
+
+    return parse
+
+
+def _allow(name: str, value: str) -> bool:
+    return _one_of("allow", "refuse")(name, value) == "allow"
+
+
+def _off(name: str, value: str) -> bool:
+    if _flag(name, value):
+        raise UsageError(f"{name}=true is not supported yet", hint=f"unset {name}; it is on the way")
+    return False
+
+
+def _passthrough(name: str, value: str) -> str:
+    if value != "passthrough":
+        raise UsageError(f"{name}={value} is not supported yet", hint="only DRIVER_TYPE=passthrough is")
+    return value
+
+
+_SETTINGS = (
+    _Setting("DRIVER_VERSION", "driver_version", None, _text),
+    _Setting("DRIVER_TYPE", "", None, _passthrough),
+    _Setting("KERNEL_MODULE_TYPE", "kind", "auto", _one_of("auto", "open", "proprietary")),
+    _Setting("GPU_DIRECT_RDMA_ENABLED", "rdma", False, _flag),
+    _Setting("USE_HOST_MOFED", "use_host_mofed", False, _flag),
+    _Setting("GDS_ENABLED", "", False, _off),
+    _Setting("GDRCOPY_ENABLED", "", False, _off),
+    _Setting("DRIVER_CONFIG_DIGEST", "config_digest", None, _text),
+    _Setting("NODE_NAME", "node_name", None, _text),
+    _Setting("NVDRIVER_STORE", "store", None, _path),
+    _Setting("NVDRIVER_SOURCE", "source", None, _path),
+    _Setting("NVDRIVER_RUN_SHA256", "run_sha256", None, _text),
+    _Setting("NVDRIVER_HEADERS", "headers", None, _path),
+    _Setting("NVDRIVER_MODULE_TREE", "module_tree", None, _path),
+    _Setting("NVDRIVER_PARAMETERS", "parameters", Path("/drivers"), _path),
+    _Setting("NVDRIVER_RUN_DIR", "run_dir", Path("/run/nvidia"), _path),
+    _Setting("NVDRIVER_COMPILER_MISMATCH", "compiler_mismatch", False, _allow),
+    _Setting("NVDRIVER_JOBS", "jobs", None, _count),
+    _Setting("NVDRIVER_JOB_MEMORY_MIB", "job_memory", 1024 * _MIB, _mebibytes),
+    _Setting("NVDRIVER_ANNOUNCE_DRIVER_READY", "announce_driver_ready", False, _flag),
+    _Setting("NVDRIVER_DRIVER_ROOT", "driver_root", Path("/run/nvidia/driver"), _path),
+    _Setting("NVDRIVER_LOG_FORMAT", "log_format", None, _one_of("console", "json")),
+)
+
+
+def read_config(environment: Optional[Mapping[str, str]] = None, root: Path = Path("/")) -> Config:
+    """The configuration that the environment gives; UsageError for a bad value or an unknown name of ours."""
+    given = os.environ if environment is None else environment
+    _refuse_unknown(given)
+    values: dict[str, Any] = {}
+    for setting in _SETTINGS:
+        text = given.get(setting.name, "")
+        value = setting.parse(setting.name, text) if text else setting.default
+        if setting.field:
+            values[setting.field] = value
+    values["store"] = values["store"] or _default_store(given, root)
+    return Config(path=given.get("PATH") or os.defpath, **values)
+
+
+def _refuse_unknown(given: Mapping[str, str]) -> None:
+    known = [setting.name for setting in _SETTINGS]
+    for name in sorted(given):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = (
+                f"did you mean {near[0]}?"
+                if near
+                else f"known are {', '.join(n for n in known if PREFIX in n)}"
+            )
+            raise UsageError(f"unknown setting {name}={given[name]!r}", hint=hint)
+
+
+def _bad(name: str, value: str, wanted: str) -> UsageError:
+    return UsageError(f"{name} is {value!r}", hint=f"it takes {wanted}")
+
+
+def _default_store(given: Mapping[str, str], root: Path) -> Path:
+    """The host's folder where this is a container that sees the host; a user's cache where not root."""
+    if os.geteuid() != 0:
+        cache = given.get("XDG_CACHE_HOME") or f"{given.get('HOME', '/tmp')}/.cache"
+        return Path(cache) / "nvdriver-build" / "store"
+    host = root / "proc/1/root"
+    if DEFAULT_STORE.is_mount() or not _is_other_root(host, root):
+        return DEFAULT_STORE
+    return host / DEFAULT_STORE.relative_to("/")
+
+
+def _is_other_root(host: Path, root: Path) -> bool:
+    try:
+        return not os.path.samestat(host.stat(), root.stat())
+    except OSError:
+        return False

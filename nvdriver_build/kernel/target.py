@@ -1,0 +1,224 @@
+"""`KernelTarget`: one kernel that modules are meant for, read from headers or from its module folder."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import re
+from pathlib import Path
+from typing import Mapping, NamedTuple, Optional
+
+from attrs import field, frozen
+
+from nvdriver_build.elf import read_module
+from nvdriver_build.errors import HeadersError, ModuleFormatError
+from nvdriver_build.kernel.config import digest, parse_config
+from nvdriver_build.kernel.headers import Headers
+
+_RANDSTRUCT = re.compile(r'RANDSTRUCT_HASHED_SEED\s+"([0-9a-f]+)"')
+ARCHITECTURES = {"x86_64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
+"""`uname -m` and ELF names to the name that this package uses."""
+
+
+class Symbol(NamedTuple):
+    """A row of Module.symvers (kernel: scripts/mod/modpost.c, write_dump)."""
+
+    crc: int
+    module: str
+    gpl_only: bool
+    namespace: Optional[str]
+
+
+@frozen
+class KernelTarget:
+    """One kernel that modules are meant for.
+
+    `arch` is `x86_64` or `arm64`, `flavour` `standard`, `rt`, `64k` or `debug`. `symbols` are the exports by
+    name; `vermagic` is the whole string with its trailing space, as modules carry it.
+    """
+
+    release: str
+    arch: str
+    flavour: str
+    vermagic: str
+    symbols: Mapping[str, Symbol] = field(repr=False)
+    config: Mapping[str, str] = field(repr=False)
+    symvers_sha256: str
+    config_sha256: str
+    origin: str
+
+    @property
+    def modversions(self) -> bool:
+        """Whether this kernel compares CRCs."""
+        return self.config.get("MODVERSIONS") == "y"
+
+    @property
+    def compiler(self) -> Optional[str]:
+        """The text of the compiler that this kernel was built with."""
+        return self.config.get("CC_VERSION_TEXT")
+
+    @property
+    def config_digest(self) -> str:
+        """sha256 over the settings that can change a module's layout."""
+        return digest(self.config)
+
+
+def target_from_headers(headers: Headers) -> KernelTarget:
+    """The kernel that headers belong to; HeadersError where a file is missing, empty or damaged."""
+    symvers = _read(headers.output / "Module.symvers")
+    raw_config = _read(headers.output / ".config")
+    config = parse_config(raw_config.decode("utf-8", "replace"))
+    vermagic_h = headers.sources / "include/linux/vermagic.h"
+    text = vermagic_h.read_text() if vermagic_h.exists() else ""
+    return KernelTarget(
+        release=headers.release,
+        arch=_arch(config, headers.output),
+        flavour=flavour(headers.release, config),
+        vermagic=_vermagic(headers.release, config, text, _randstruct(headers.output)),
+        symbols=parse_symvers(symvers, str(headers.output / "Module.symvers"), _has_crcs(config)),
+        config=config,
+        symvers_sha256=hashlib.sha256(symvers).hexdigest(),
+        config_sha256=hashlib.sha256(raw_config).hexdigest(),
+        origin=str(headers.output),
+    )
+
+
+def target_from_modules(tree: Path, release: str) -> KernelTarget:
+    """The kernel whose module folder `tree` is (RHEL's kernel-core puts symvers and config there).
+
+    Raises HeadersError where the folder does not hold them.
+    """
+    symvers = read_node_symvers(tree)
+    if symvers is None:
+        raise HeadersError(
+            f"{tree} has no symvers.gz or symvers.xz", hint="give kernel headers instead (--headers)"
+        )
+    raw_config = _read(tree / "config")
+    config = parse_config(raw_config.decode("utf-8", "replace"))
+    return KernelTarget(
+        release=release,
+        arch=_arch(config, tree),
+        flavour=flavour(release, config),
+        vermagic=module_vermagic(tree) or _vermagic(release, config, "", None),
+        symbols=parse_symvers(symvers, f"{tree}/symvers", _has_crcs(config)),
+        config=config,
+        symvers_sha256=hashlib.sha256(symvers).hexdigest(),
+        config_sha256=hashlib.sha256(raw_config).hexdigest(),
+        origin=str(tree),
+    )
+
+
+def read_node_symvers(tree: Path) -> Optional[bytes]:
+    """The unpacked symvers.gz or symvers.xz of a module folder; None where there is none."""
+    try:
+        for name, unpack in (("symvers.gz", gzip.decompress), ("symvers.xz", lzma.decompress)):
+            if (tree / name).exists():
+                return unpack((tree / name).read_bytes())
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise HeadersError(f"{tree}/{name} cannot be read: {error}", hint="reinstall kernel-core") from error
+    return None
+
+
+def module_vermagic(tree: Path) -> Optional[str]:
+    """The vermagic of one of the modules that came with the kernel."""
+    for path in sorted((tree / "kernel").rglob("*.ko*"))[:3]:
+        try:
+            return read_module(path, digest=False).vermagic
+        except ModuleFormatError:
+            continue
+    return None
+
+
+def parse_symvers(data: bytes, origin: str, crcs: bool = True) -> Mapping[str, Symbol]:
+    """Read Module.symvers; HeadersError with the line where it is empty or damaged.
+
+    With `crcs`, a file whose CRCs are all zero is damaged too.
+    """
+    symbols: dict[str, Symbol] = {}
+    for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
+        if line:
+            name, symbol = _symvers_row(line, origin, number)
+            symbols[name] = symbol
+    if not symbols:
+        raise HeadersError(f"{origin} is empty", hint="reinstall the kernel headers")
+    if not data.endswith(b"\n"):
+        raise HeadersError(
+            f"{origin} ends within a line: it is cut short", hint="reinstall the kernel headers"
+        )
+    if crcs and not any(symbol.crc for symbol in symbols.values()):
+        raise HeadersError(
+            f"{origin} has no CRC although the kernel has modversions", hint="reinstall the kernel headers"
+        )
+    return symbols
+
+
+def _symvers_row(line: str, origin: str, number: int) -> tuple[str, Symbol]:
+    try:
+        crc, name, module, export, *rest = line.split("\t")
+        if not export.startswith("EXPORT_") or not name:
+            raise ValueError(export)
+        return name, Symbol(
+            int(crc, 16), module, export.startswith("EXPORT_SYMBOL_GPL"), (rest or [""])[0] or None
+        )
+    except ValueError:
+        raise HeadersError(
+            f"{origin}, line {number}: {line[:80]!r} is not 'CRC, symbol, module, EXPORT_..., namespace'",
+            hint="reinstall the kernel headers",
+        ) from None
+
+
+def flavour(release: str, config: Mapping[str, str]) -> str:
+    """`rt`, `64k`, `debug` or `standard`; the configuration counts before the name."""
+    if config.get("PREEMPT_RT") == "y":
+        return "rt"
+    if config.get("ARM64_64K_PAGES") == "y":
+        return "64k"
+    return "debug" if re.search(r"[+.-]debug\b", release) else "standard"
+
+
+def _has_crcs(config: Mapping[str, str]) -> bool:
+    return config.get("MODVERSIONS") == "y"
+
+
+def _arch(config: Mapping[str, str], origin: Path) -> str:
+    for name, arch in (("X86_64", "x86_64"), ("ARM64", "arm64")):
+        if config.get(name) == "y":
+            return arch
+    raise HeadersError(
+        f"{origin}: the configuration is neither of x86_64 nor of arm64",
+        hint="other architectures are not supported",
+    )
+
+
+def _randstruct(output: Path) -> Optional[str]:
+    path = output / "include/generated/randstruct_hash.h"
+    match = _RANDSTRUCT.search(path.read_text()) if path.exists() else None
+    return match.group(1) if match else None
+
+
+def _vermagic(release: str, config: Mapping[str, str], vermagic_h: str, randstruct: Optional[str]) -> str:
+    """VERMAGIC_STRING of include/linux/vermagic.h and arch/*/include/asm/vermagic.h.
+
+    Since Linux 5.16 'preempt' stands for PREEMPT_BUILD; before, and in headers that say so, for PREEMPT.
+    """
+    preempt = "PREEMPT" if vermagic_h and "CONFIG_PREEMPT_BUILD" not in vermagic_h else "PREEMPT_BUILD"
+    words = [
+        ("SMP ", config.get("SMP") == "y"),
+        ("preempt ", config.get(preempt) == "y"),
+        ("preempt_rt ", config.get("PREEMPT_RT") == "y" and config.get(preempt) != "y"),
+        ("mod_unload ", config.get("MODULE_UNLOAD") == "y"),
+        ("modversions ", config.get("MODVERSIONS") == "y"),
+        ("aarch64", config.get("ARM64") == "y"),
+        (f"RANDSTRUCT_{randstruct}", config.get("RANDSTRUCT") == "y" and randstruct is not None),
+    ]
+    return f"{release} " + "".join(word for word, there in words if there)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise HeadersError(
+            f"{path} cannot be read: {error.strerror}", hint="reinstall the kernel headers"
+        ) from error
