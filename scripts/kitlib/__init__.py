@@ -1,0 +1,1 @@
+"""The parts of scripts/kit: apt with private state, and the choice of kernels by role."""
