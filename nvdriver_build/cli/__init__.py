@@ -1,0 +1,105 @@
+"""Arguments, output, exit codes, signals. No logic.
+
+Each command's module is imported when it is called: `--help` and `probe` answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import sys
+from typing import Any, Optional
+
+import click
+
+from nvdriver_build import __version__
+from nvdriver_build.errors import NvdriverError, Stopped
+
+_COMMANDS = {
+    "run": ("driver", "The entrypoint: the whole life of the driver on this node, until a signal."),
+    "build": ("building", "Build, check and write a set of modules."),
+    "verify": ("modules", "Do these modules fit that kernel?"),
+    "inspect": ("modules", "What the ELF of modules says."),
+    "doctor": ("support", "What this machine has and what would happen. Changes nothing."),
+    "load": ("driver", "Load a set of modules that fits the running kernel."),
+    "unload": ("driver", "Unload the driver."),
+    "status": ("driver", "What is loaded, from which set, ready or not."),
+    "probe": ("probe", "Exit 0 or 1 with one line why, for Kubernetes."),
+    "store": ("storage", "The store of module sets."),
+    "support-bundle": ("support", "One tar with facts, logs and status, without secrets."),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> Optional[click.Command]:
+        if name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"nvdriver_build.cli.{_COMMANDS[name][0]}")
+        command: click.Command = getattr(module, name.replace("-", "_"))
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="nvdriver-build")
+def group() -> None:
+    """NVIDIA kernel modules for exactly this kernel: built, proven, loaded and announced."""
+
+
+def main(arguments: Optional[list[str]] = None) -> None:
+    """The command `nvdriver-build`: exits with the codes of docs/contracts.md."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        group.main(args=words, standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as end:
+        code = end.exit_code
+    except click.Abort:
+        code = 128 + signal.SIGINT
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except NvdriverError as error:
+        code = _report(error, "--json" in words)
+    except Stopped as end:
+        code = 128 + end.signal
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except BrokenPipeError:
+        code = 128 + signal.SIGPIPE
+    except Exception as error:
+        code = _report(_bug(error), "--json" in words)
+    sys.exit(code)
+
+
+def _report(error: NvdriverError, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "error": error.document()}))
+    click.echo(f"error: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+    return error.exit_code
+
+
+def _bug(error: Exception) -> NvdriverError:
+    """A traceback is no message: its last place is, and the log has the rest where -v is given."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+    return NvdriverError(
+        f"{type(error).__name__}: {error} (at {place})",
+        hint="this is a bug of nvdriver-build: please report it",
+    )
+
+
+def emit(document: dict[str, Any]) -> None:
+    """Print one JSON document on standard output."""
+    click.echo(json.dumps({"schema": 1, **document}, indent=1))

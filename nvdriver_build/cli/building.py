@@ -1,0 +1,129 @@
+"""`build`: a checked set in a folder, from a source and kernel headers."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+import click
+
+from nvdriver_build.cli import emit
+from nvdriver_build.cli.logs import BuildProgress, log_options
+from nvdriver_build.cli.signals import StopFlag
+from nvdriver_build.commands import SystemCommands
+from nvdriver_build.config import Config, read_config
+from nvdriver_build.errors import StoreError, UsageError
+from nvdriver_build.files import private_folder, publish_folder
+from nvdriver_build.kernel import find_headers, target_from_headers
+from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain
+from nvdriver_build.sets import MANIFEST, ModuleSet
+from nvdriver_build.source import AUTO, OPEN, PROPRIETARY, open_source
+from nvdriver_build.store import Store
+
+_PATH = click.Path(path_type=Path)
+_ELSEWHERE = "not compared: the modules are for a kernel that was named, not for the one that runs here"
+
+
+@click.command()
+@click.option("--source", type=_PATH, required=True, help="NVIDIA's tree, an archive of it, or a .run file.")
+@click.option("--headers", type=_PATH, required=True, help="A build tree, a Debian pair, or a DTK root.")
+@click.option("--output", type=_PATH, required=True, help="The folder that the set is written to.")
+@click.option("--kernel-release", help="The kernel that is meant, where the headers hold several.")
+@click.option("--kind", type=click.Choice([OPEN, PROPRIETARY, AUTO]), default=AUTO, show_default=True)
+@click.option("--modules", help="Names, comma-separated. Default: all but nvidia-peermem.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Compilers at once. Default: what cgroup and memory allow."
+)
+@click.option("--debug-info", is_flag=True, help="Keep debug information.")
+@click.option("--run-sha256", help="What the .run file's sha256 has to be: it is executed.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@log_options
+def build(
+    source: Path,
+    headers: Path,
+    output: Path,
+    kernel_release: Optional[str],
+    kind: str,
+    modules: Optional[str],
+    jobs: Optional[int],
+    debug_info: bool,
+    run_sha256: Optional[str],
+    as_json: bool,
+) -> None:
+    """Build modules, check that they fit, and write them with their manifest.json."""
+    started = time.monotonic()
+    config = read_config()
+    commands = SystemCommands(config.path, StopFlag().check)
+    _check_output(output)
+    found = find_headers(headers, kernel_release)
+    target = target_from_headers(found)
+    store = Store(config.store)
+    with store.workspace() as work, BuildProgress() as progress:
+        tree = open_source(source.absolute(), kind, work, commands, run_sha256=run_sha256)
+        wish = Wish(
+            source=tree,
+            target=target,
+            headers=found,
+            proof=_ELSEWHERE,
+            modules=modules_to_build(tree, modules.split(",") if modules else ()),
+            jobs=jobs or config.jobs,
+            job_memory=config.job_memory,
+            debug_info=debug_info,
+            allow_compiler_mismatch=config.compiler_mismatch,
+        )
+        obtained = obtain(wish, store, commands, progress=progress)
+    _write(obtained.set, output)
+    document = _document(obtained, output, time.monotonic() - started)
+    if as_json:
+        emit(document)
+    else:
+        _print(obtained, document, config)
+
+
+def _check_output(output: Path) -> None:
+    if (
+        output.exists()
+        and not (output / MANIFEST).exists()
+        and (not output.is_dir() or any(output.iterdir()))
+    ):
+        raise UsageError(f"{output} exists and is no module set", hint="give a new folder, or an empty one")
+
+
+def _write(built: ModuleSet, output: Path) -> None:
+    """Put a copy of the set in place of what was there, which stays whole until the copy is."""
+    place = output.absolute()
+    try:
+        with private_folder(place.parent) as private:
+            copy = private / "set"
+            shutil.copytree(built.folder, copy)
+            if place.exists():
+                place.rename(private / "old")
+            publish_folder(copy, place)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {output}: {error.strerror or error}",
+            hint="is it writable, and is there space left?",
+        ) from error
+
+
+def _document(obtained: Obtained, output: Path, seconds: float) -> dict[str, Any]:
+    return {
+        "key": obtained.set.key,
+        "output": str(output),
+        "modules": [{**file.facts, "path": str(output / file.file)} for file in obtained.set.manifest.files],
+        "seconds": round(seconds, 3),
+        "jobs": obtained.jobs,
+        "from": obtained.origin,
+    }
+
+
+def _print(obtained: Obtained, document: dict[str, Any], config: Config) -> None:
+    recipe = obtained.set.manifest.recipe
+    click.echo(f"driver {recipe.driver_version} ({recipe.kind}) for {recipe.kernel_release} {recipe.arch}")
+    for module in obtained.fit.modules:
+        click.echo(f"  {module.name:<16} {module.fit}")
+    click.echo(
+        f"{obtained.origin} in {document['seconds']:.1f} s; key {recipe.key[:12]}; in {document['output']}"
+    )
