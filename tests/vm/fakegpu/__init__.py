@@ -1,0 +1,31 @@
+"""fakegpu.ko: a PCI host bridge with NVIDIA GPUs that bind but cannot be opened, for the VM.
+
+ko = build(kernel, folder)                                  # 3 s
+vm.run(f"insmod {ko}")                                      # one H100 at 0001:00:00.0
+vm.run(f"rmmod fakegpu; insmod {ko} {OFF_THE_BUS}")         # other GPUs, by module parameters
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from ..kit import KitKernel
+
+SOURCE = Path(__file__).parent
+
+OFF_THE_BUS = "boot42=0xffffffff"
+NOT_OPEN = "device=0x15f8 boot42=0x130a1000"  # a P100: too old for the open kernel modules
+TOO_NEW = "device=0x2901 boot42=0x1a2a1000"  # a B200: unknown to 535
+TWO = "ndev=2"
+
+
+def build(kernel: KitKernel, folder: Path) -> Path:
+    """Compile fakegpu.ko for a kernel of the kit, in `folder`. AssertionError with make's words."""
+    for name in ("fakegpu.c", "Makefile"):
+        shutil.copy(SOURCE / name, folder)
+    argv = ["make", "-C", str(folder), f"COMMON={kernel.common}", f"FLAVOUR={kernel.headers}"]
+    done = subprocess.run(argv, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "fakegpu.ko"
