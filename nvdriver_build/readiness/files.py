@@ -53,7 +53,7 @@ class Features:
 
 @frozen
 class Readiness:
-    """The files under `run_dir`. With `validates`, `driver-ready` is ours to write: the cluster has no validator.
+    """The files under `run_dir`. With `validates`, `driver-ready` is ours to write: nobody else validates.
 
     Whatever cannot be written is a UsageError: the folder must be a writable mount of the node's /run/nvidia.
     """
@@ -215,7 +215,7 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> int:
-    """The descriptor of the locked pid file; again where NVIDIA's driver manager has just removed the file."""
+    """The descriptor of the locked pid file; it tries again where a driver manager removes the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
