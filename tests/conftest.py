@@ -1,0 +1,70 @@
+"""What tests of several folders share: kernels and sources of the kit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from vm.kit import KitKernel, load_kit
+
+
+def _kernel(role: str) -> KitKernel:
+    """A kernel of the kit; the test is skipped where apt offers none for that role."""
+    kit = load_kit(role)
+    if kit.document["kernels"][role] is None:
+        pytest.skip(f"apt offers no kernel for the role {role}")
+    return kit.kernel(role)
+
+
+@pytest.fixture(scope="session")
+def kernel_a() -> KitKernel:
+    """The kernel that most tests build for; it has image, modules and headers."""
+    return _kernel("a")
+
+
+@pytest.fixture(scope="session")
+def kernel_b() -> KitKernel:
+    """A kernel of another ABI than A; it has image, modules and headers."""
+    return _kernel("b")
+
+
+@pytest.fixture(scope="session")
+def kernel_rt() -> KitKernel:
+    """The PREEMPT_RT kernel of A's version; headers only."""
+    return _kernel("rt")
+
+
+@pytest.fixture(scope="session")
+def kernel_future() -> KitKernel:
+    """A kernel that the real driver is too old for; headers only."""
+    return _kernel("future")
+
+
+@pytest.fixture(scope="session")
+def kernel_sibling() -> KitKernel:
+    """A kernel of the same upstream version as `kernel_future`; headers only."""
+    return _kernel("sibling")
+
+
+@pytest.fixture(scope="session")
+def kernel_arm64() -> KitKernel:
+    """A's version for arm64; it has modules and headers."""
+    return _kernel("arm64")
+
+
+@pytest.fixture(scope="session")
+def kernel_new() -> KitKernel:
+    """A 6.12 kernel; headers only."""
+    return _kernel("new")
+
+
+@pytest.fixture(scope="session")
+def open_tarball() -> Path:
+    """Debian's tarball of NVIDIA's open kernel modules, with core objects."""
+    return load_kit("open").source("open")
+
+
+@pytest.fixture(scope="session")
+def proprietary_tarball() -> Path:
+    """Debian's tarball of NVIDIA's proprietary kernel modules."""
+    return load_kit("proprietary").source("proprietary")

@@ -1,0 +1,30 @@
+"""File trees from a dict, for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Mapping, Union
+
+from attrs import frozen
+
+
+@frozen
+class Link:
+    """A symbolic link to `target`."""
+
+    target: str
+
+
+def write_tree(root: Path, files: Mapping[str, Union[str, bytes, Link]]) -> Path:
+    """Write files, with what they hold, and links below `root`; return `root`."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Link):
+            path.symlink_to(content.target)
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content)
+    return root
