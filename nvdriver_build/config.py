@@ -34,8 +34,6 @@ class Config:
     module_tree: Optional[Path]
     parameters: Path
     run_dir: Path
-    rdma: bool
-    use_host_mofed: bool
     compiler_mismatch: bool
     jobs: Optional[int]
     job_memory: int
@@ -110,8 +108,7 @@ _SETTINGS = (
     _Setting("DRIVER_VERSION", "driver_version", None, _text),
     _Setting("DRIVER_TYPE", "", None, _passthrough),
     _Setting("KERNEL_MODULE_TYPE", "kind", "auto", _one_of("auto", "open", "proprietary")),
-    _Setting("GPU_DIRECT_RDMA_ENABLED", "rdma", False, _flag),
-    _Setting("USE_HOST_MOFED", "use_host_mofed", False, _flag),
+    _Setting("GPU_DIRECT_RDMA_ENABLED", "", False, _off),
     _Setting("GDS_ENABLED", "", False, _off),
     _Setting("GDRCOPY_ENABLED", "", False, _off),
     _Setting("DRIVER_CONFIG_DIGEST", "config_digest", None, _text),
@@ -161,6 +158,12 @@ def _refuse_unknown(given: Mapping[str, str]) -> None:
 
 def _bad(name: str, value: str, wanted: str) -> UsageError:
     return UsageError(f"{name} is {value!r}", hint=f"it takes {wanted}")
+
+
+def host_modules(root: Path = Path("/")) -> Path:
+    """The node's /lib/modules: the host's where this container sees the host, else what is here."""
+    host = root / "proc/1/root"
+    return (host if _is_other_root(host, root) else root) / "lib/modules"
 
 
 def _default_store(given: Mapping[str, str], root: Path) -> Path:

@@ -14,7 +14,7 @@ from attrs import frozen
 from nvdriver_build import __version__
 from nvdriver_build.build import JOB_MEMORY, Build, Progress, build_modules, copy_modules, make_flags, measure
 from nvdriver_build.commands import Commands
-from nvdriver_build.errors import FitError, HeadersError, SourceError
+from nvdriver_build.errors import FitError, HeadersError, SourceError, UsageError
 from nvdriver_build.fit import UNFIT, Fit, check_fit
 from nvdriver_build.kernel import Headers, KernelTarget, find_compiler
 from nvdriver_build.sets import ModuleSet, Provenance, Recipe, describe
@@ -72,8 +72,13 @@ class Obtained:
 def modules_to_build(source: Source, asked: Sequence[str] = ()) -> tuple[str, ...]:
     """The modules that were asked for, in load order; without a wish all but nvidia-peermem.
 
-    Raises SourceError for one that the source does not have.
+    Raises SourceError for one that the source does not have, UsageError for nvidia-peermem.
     """
+    if PEERMEM in asked:
+        raise UsageError(
+            f"{PEERMEM} is not built: without MOFED's Module.symvers it is a stub whose init fails",
+            hint="leave it out; building against MOFED is on the way",
+        )
     there = source.modules
     unknown = [name for name in asked if name not in there]
     if unknown:
@@ -102,11 +107,11 @@ def obtain(
     found = store.find(recipe)
     if found is not None:
         origin = "loaded" if is_loaded(found) else "store"
-        return Obtained(found, require_fit(found, wish), origin)
+        return Obtained(found, require_fit(found, wish.target, wish.signatures_enforced), origin)
     with store.building(recipe.key, _WAIT_FOR_OTHER):
         found = store.find(recipe)
         if found is not None:
-            return Obtained(found, require_fit(found, wish), "store")
+            return Obtained(found, require_fit(found, wish.target, wish.signatures_enforced), "store")
         return _build(wish, recipe, store, commands, progress)
 
 
@@ -141,7 +146,7 @@ def _build(
             vermagic=wish.target.vermagic,
             config_digest=wish.target.config_digest,
         )
-        fit = require_fit(made, wish)
+        fit = require_fit(made, wish.target, wish.signatures_enforced)
         return Obtained(store.add(place, recipe.key), fit, "built", jobs)
 
 
@@ -154,16 +159,16 @@ def _provenance(build: Build, wish: Wish) -> Provenance:
     )
 
 
-def require_fit(module_set: ModuleSet, wish: Wish) -> Fit:
+def require_fit(module_set: ModuleSet, target: KernelTarget, signatures_enforced: bool) -> Fit:
     """`check_fit` of what is on disk now; FitError that names the findings where it does not fit."""
     fit = check_fit(
         module_set.read(),
-        wish.target,
+        target,
         built_config=module_set.manifest.config_digest,
-        signatures_enforced=wish.signatures_enforced,
+        signatures_enforced=signatures_enforced,
     )
     if fit.fit == UNFIT:
-        raise unfit(fit, wish.target)
+        raise unfit(fit, target)
     return fit
 
 

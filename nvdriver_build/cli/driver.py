@@ -1,0 +1,128 @@
+"""`run`, `load`, `unload` and `status`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nvdriver_build.cli import emit
+from nvdriver_build.cli.logs import BuildProgress, log_options
+from nvdriver_build.cli.signals import StopFlag
+from nvdriver_build.commands import SystemCommands
+from nvdriver_build.config import Config, host_modules, read_config
+from nvdriver_build.loader.host import Host, driver_modules
+from nvdriver_build.loader.kernel_log import KernelLog
+from nvdriver_build.loader.unload import unload as unload_driver
+from nvdriver_build.node import Node
+from nvdriver_build.readiness import Readiness
+
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+def host_of(config: Config) -> Host:
+    """The node as this process sees it."""
+    return Host(lib_modules=host_modules())
+
+
+def _node(config: Config, flag: StopFlag, progress: BuildProgress) -> Node:
+    readiness = _readiness(config)
+
+    def check() -> None:
+        flag.check()
+        readiness.beat()
+
+    return Node(
+        config=config,
+        host=host_of(config),
+        machine=os.uname().machine,
+        commands=SystemCommands(config.path, check),
+        leaving=SystemCommands(config.path),
+        journal=KernelLog().follow,
+        stop=flag.check,
+        progress=progress,
+        readiness=readiness,
+    )
+
+
+def _readiness(config: Config) -> Readiness:
+    return Readiness(config.run_dir, validates=config.announce_driver_ready, driver_root=config.driver_root)
+
+
+@click.command()
+@log_options
+def run() -> None:
+    """The entrypoint: build or find modules, load them, announce them, watch them, until a signal."""
+    config = read_config()
+    flag = StopFlag()
+    with BuildProgress() as progress:
+        _node(config, flag, progress).run()
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@log_options
+def load(folder: Path) -> None:
+    """Load the module set in DIR (as `build` writes it), as `run` does, without announcing it."""
+    config = read_config()
+    with BuildProgress() as progress:
+        _node(config, StopFlag(), progress).load_set(folder)
+
+
+@click.command()
+@log_options
+def unload() -> None:
+    """Withdraw readiness, then unload the driver; exit 16 naming the holders if it is in use."""
+    config = read_config()
+    readiness = _readiness(config)
+    with readiness.owned():
+        readiness.withdraw()
+        readiness.forget()
+        names = unload_driver(host_of(config), SystemCommands(config.path))
+        readiness.clear()
+    click.echo(f"unloaded: {', '.join(names) or 'nothing was loaded'}")
+
+
+@click.command()
+@_json
+@log_options
+def status(as_json: bool) -> None:
+    """What is loaded, from which set, ready or not, since when, and how long each stage took."""
+    config = read_config()
+    readiness = _readiness(config)
+    run_status = readiness.read_status()
+    document: dict[str, Any] = {
+        "run": run_status.document() if run_status else None,
+        "ready": readiness.ready,
+        "loaded": [
+            {
+                "name": module.name,
+                "state": module.state,
+                "version": module.version,
+                "build_id": module.build_id,
+            }
+            for module in driver_modules(host_of(config)).values()
+        ],
+    }
+    if as_json:
+        emit(document)
+    else:
+        _print(document)
+
+
+def _print(document: dict[str, Any]) -> None:
+    run_document = document["run"] or {}
+    click.echo(f"ready:          {'yes' if document['ready'] else 'no'}")
+    for name in ("stage", "driver_version", "kernel_release", "key", "fit", "origin", "proof", "since"):
+        click.echo(f"{name + ':':<15} {run_document.get(name) or '-'}")
+    loaded = ", ".join(f"{module['name']} ({module['state']})" for module in document["loaded"])
+    click.echo(f"loaded:         {loaded or 'nothing'}")
+    timings = ", ".join(
+        f"{name} {taken:.2f} s" for name, taken in (run_document.get("timings") or {}).items()
+    )
+    click.echo(f"stages:         {timings or '-'}")
+    error = run_document.get("error")
+    if error:
+        click.echo(f"error:          {error['message']}")

@@ -1,0 +1,125 @@
+"""`store`: list, show, verify, prune."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import attrs
+import cattrs
+import click
+from rich.console import Console
+from rich.table import Table
+
+from nvdriver_build.cli import emit
+from nvdriver_build.cli.logs import log_options
+from nvdriver_build.config import read_config
+from nvdriver_build.errors import StoreError
+from nvdriver_build.store import Entry, Store
+
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+@click.group()
+def store() -> None:
+    """The store of module sets, at NVDRIVER_STORE."""
+
+
+def _store() -> Store:
+    return Store(read_config().store)
+
+
+@store.command(name="list")
+@_json
+@log_options
+def list_(as_json: bool) -> None:
+    """The sets, the last used first."""
+    place = _store()
+    entries = place.entries()
+    if as_json:
+        emit({"store": str(place.root), "sets": [_document(entry) for entry in entries]})
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("key", "driver", "kind", "kernel", "MiB", "last used", ""):
+        table.add_column(title)
+    for entry in entries:
+        table.add_row(*_row(entry))
+    Console().print(table)
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    used = datetime.datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+    size = f"{entry.size / 2**20:.1f}"
+    if entry.set is None:
+        return (entry.key[:12], "-", "-", "-", size, used, f"damaged: {entry.problem}")
+    recipe = entry.set.manifest.recipe
+    return (entry.key[:12], recipe.driver_version, recipe.kind, recipe.kernel_release, size, used, "")
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    recipe = attrs.asdict(entry.set.manifest.recipe) if entry.set else None
+    return {
+        "key": entry.key,
+        "recipe": recipe,
+        "size": entry.size,
+        "used": entry.used,
+        "problem": entry.problem,
+    }
+
+
+@store.command()
+@click.argument("key")
+@_json
+@log_options
+def show(key: str, as_json: bool) -> None:
+    """The manifest of the set whose key starts with KEY."""
+    found = _store().get(key)
+    manifest = found.manifest
+    if as_json:
+        emit({"folder": str(found.folder), "manifest": cattrs.unstructure(manifest)})
+        return
+    click.echo(f"{manifest.key}\n  folder: {found.folder}")
+    for name, value in (*attrs.asdict(manifest.recipe).items(), *attrs.asdict(manifest.provenance).items()):
+        click.echo(f"  {name}: {' '.join(value) if isinstance(value, tuple) else value}")
+    for file in manifest.files:
+        click.echo(f"  {file.file}: {file.size} bytes, sha256 {file.sha256}")
+
+
+@store.command()
+@_json
+@log_options
+def verify(as_json: bool) -> None:
+    """Compare every byte with the manifests; exit 17 if anything is damaged. Drops nothing."""
+    entries = _store().check()
+    if as_json:
+        emit({"sets": [_document(entry) for entry in entries]})
+    else:
+        for entry in entries:
+            click.echo(f"{entry.key[:12]}  {entry.problem or 'good'}")
+    damaged = [entry for entry in entries if entry.problem is not None]
+    if damaged and not as_json:
+        raise StoreError(
+            f"{len(damaged)} of {len(entries)} sets are damaged",
+            hint="they are dropped and built anew when they are needed; 'store prune' drops them now",
+        )
+    if damaged:
+        raise click.exceptions.Exit(StoreError.exit_code)
+
+
+@store.command()
+@click.option(
+    "--older-than", "days", type=click.FloatRange(min=0), default=90.0, show_default=True, help="Days unused."
+)
+@_json
+@log_options
+def prune(days: float, as_json: bool) -> None:
+    """Drop sets that nobody used for some days, and damaged ones; never what is loaded."""
+    from nvdriver_build.node.status import loaded_key
+
+    place = _store()
+    loaded = loaded_key(read_config().run_dir)
+    dropped = place.prune({loaded} if loaded else set(), days)
+    if as_json:
+        emit({"dropped": list(dropped)})
+    else:
+        click.echo(f"dropped {len(dropped)} of the sets in {place.root}")

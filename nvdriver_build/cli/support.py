@@ -1,0 +1,61 @@
+"""`doctor` and `support-bundle`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Optional
+
+import attrs
+import click
+
+from nvdriver_build.cli import emit
+from nvdriver_build.cli.driver import host_of
+from nvdriver_build.cli.logs import log_options
+from nvdriver_build.commands import SystemCommands
+from nvdriver_build.config import read_config
+from nvdriver_build.node.bundle import write_bundle
+from nvdriver_build.node.doctor import Check, examine
+
+_PATH = click.Path(path_type=Path)
+_MARKS = {True: "ok  ", False: "BAD ", None: "    "}
+
+
+@click.command()
+@click.option("--headers", type=_PATH, help="Look at these headers instead of the configured ones.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@log_options
+def doctor(headers: Optional[Path], as_json: bool) -> None:
+    """What this machine has, and what `run` would do on it. Changes nothing."""
+    config = read_config()
+    checks = examine(config, host_of(config), os.uname().machine, SystemCommands(config.path), headers)
+    bad = [check for check in checks if check.ok is False]
+    if as_json:
+        emit({"checks": [attrs.asdict(check) for check in checks], "would_exit": bad[0].code if bad else 0})
+        return
+    for check in checks:
+        _print(check)
+    click.echo(_verdict(bad))
+
+
+def _print(check: Check) -> None:
+    click.echo(f"{_MARKS[check.ok]}{check.name:<9} {check.detail}")
+    if check.hint:
+        click.echo(f"              hint: {check.hint}")
+
+
+def _verdict(bad: list[Check]) -> str:
+    if not bad:
+        return "run would go on from here"
+    code = f" (exit {bad[0].code})" if bad[0].code is not None else ""
+    return f"run would end at {bad[0].name}{code}"
+
+
+@click.command()
+@click.option("--output", type=_PATH, default=Path("nvdriver-support.tar.gz"), show_default=True)
+@log_options
+def support_bundle(output: Path) -> None:
+    """One tar with facts, logs and status, without secrets."""
+    config = read_config()
+    names = write_bundle(output, config, host_of(config), os.uname().machine, SystemCommands(config.path))
+    click.echo(f"{output}: {len(names)} files")

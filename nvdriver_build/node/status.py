@@ -1,0 +1,62 @@
+"""Keeps status.json: where `run` is, for `status`, `probe` and people."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+from pathlib import Path
+from typing import Any, Iterator, Optional
+
+import structlog
+from attrs import define, evolve, field
+
+from nvdriver_build.errors import NvdriverError
+from nvdriver_build.readiness import Readiness, Status
+
+_log = structlog.get_logger()
+_PROGRESS = 1.0
+"""Seconds between two progress reports in the status."""
+
+
+@define
+class Reporter:
+    """The status as it grows; each change is published whole."""
+
+    readiness: Readiness
+    status: Status = field(factory=Status)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """One stage: published and logged when it begins, timed when it is done."""
+        self.tell(stage=name, progress=None)
+        _log.info("stage", stage=name)
+        started = time.monotonic()
+        yield
+        seconds = round(time.monotonic() - started, 3)
+        self.tell(progress=None, timings={**(self.status.timings or {}), name: seconds})
+        _log.info("done", stage=name, seconds=seconds)
+
+    def tell(self, **facts: Any) -> None:
+        """Publish new facts."""
+        if facts.get("ready", self.status.ready) != self.status.ready:
+            facts["since"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self.status = evolve(self.status, **facts)
+        self.readiness.write_status(self.status)
+
+    def progress(self, done: int, total: int, elapsed: float) -> None:
+        """How far a build is, at most once a second."""
+        before = self.status.progress
+        if before is None or elapsed - before["elapsed"] >= _PROGRESS:
+            self.tell(progress={"done": done, "total": total, "elapsed": round(elapsed, 1)})
+
+    def failed(self, error: NvdriverError) -> None:
+        """The last word: what ended the run."""
+        _log.error("failed", stage=self.status.stage, error=error.message, hint=error.hint)
+        self.tell(error=error.document(), ready=False)
+
+
+def loaded_key(run_dir: Path) -> Optional[str]:
+    """The key of the set that `run` has loaded, if its status says so."""
+    status = Readiness(run_dir).read_status()
+    return status.key if status else None
