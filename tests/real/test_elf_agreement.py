@@ -33,13 +33,13 @@ class Package:
     symvers: Path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", params=["kernel_a", "kernel_arm64"])
 def package(request: pytest.FixtureRequest) -> Package:
-    """Kernel A of the kit, or the package that the environment names."""
+    """A kernel of the kit, or the package that the environment names."""
     if "NVDRIVER_TEST_MODULES" in os.environ:
         return Package(Path(os.environ["NVDRIVER_TEST_MODULES"]), Path(os.environ["NVDRIVER_TEST_SYMVERS"]))
-    kernel = request.getfixturevalue("kernel_a")
-    return Package(Path(kernel.modules) / "kernel", Path(kernel.headers) / "Module.symvers")
+    kernel = request.getfixturevalue(request.param)
+    return Package(kernel.modules / "kernel", kernel.headers / "Module.symvers")
 
 
 def files(package: Package) -> List[Path]:
