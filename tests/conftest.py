@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from real_build import RealBuild, build_real, unpacked
 from vm.kit import KitKernel, load_kit
 
 
@@ -68,3 +69,21 @@ def open_tarball() -> Path:
 def proprietary_tarball() -> Path:
     """Debian's tarball of NVIDIA's proprietary kernel modules."""
     return load_kit("proprietary").source("proprietary")
+
+
+@pytest.fixture(scope="session")
+def real_source(open_tarball: Path) -> Path:
+    """The real open driver as an unpacked tree."""
+    return unpacked(open_tarball)
+
+
+@pytest.fixture(scope="session")
+def real_build_a(open_tarball: Path, kernel_a: KitKernel) -> RealBuild:
+    """The real open driver, built for kernel A through the command line, in a store and in a folder."""
+    return build_real(open_tarball, kernel_a)
+
+
+@pytest.fixture(scope="session")
+def real_build_b(open_tarball: Path, kernel_b: KitKernel) -> RealBuild:
+    """The same for kernel B."""
+    return build_real(open_tarball, kernel_b)
