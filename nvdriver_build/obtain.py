@@ -14,7 +14,14 @@ from attrs import frozen
 from nvdriver_build import __version__
 from nvdriver_build.build import JOB_MEMORY, Build, Progress, build_modules, copy_modules, make_flags, measure
 from nvdriver_build.commands import Commands
-from nvdriver_build.errors import FitError, HeadersError, SourceError, UsageError
+from nvdriver_build.errors import (
+    FitError,
+    HeadersError,
+    NvdriverError,
+    SigningError,
+    SourceError,
+    UsageError,
+)
 from nvdriver_build.fit import UNFIT, Fit, check_fit
 from nvdriver_build.kernel import Headers, KernelTarget, find_compiler
 from nvdriver_build.sets import ModuleSet, Provenance, Recipe, describe
@@ -172,9 +179,19 @@ def require_fit(module_set: ModuleSet, target: KernelTarget, signatures_enforced
     return fit
 
 
-def unfit(fit: Fit, target: KernelTarget) -> FitError:
-    """The error for a set that does not fit: the first findings and how many there are."""
+def unfit(fit: Fit, target: KernelTarget) -> NvdriverError:
+    """The error for a set that does not fit: the first findings and how many there are.
+
+    SigningError where signatures are all that lacks, FitError else.
+    """
     findings = fit.findings
+    if all(finding.code == "signature" for _, finding in findings):
+        name, finding = findings[0]
+        return SigningError(
+            f"{name} and {len(findings) - 1} others: {name} {finding.message}",
+            hint="sign them with a key that the kernel trusts, or switch the enforcement off "
+            "(module.sig_enforce, Secure Boot, lockdown)",
+        )
     shown = "; ".join(f"{name} {finding.message}" for name, finding in findings[:3])
     more = f"; and {len(findings) - 3} more" if len(findings) > 3 else ""
     return FitError(
