@@ -105,6 +105,15 @@ class Node:
 
     def bring_up(self, report: Reporter) -> Loadable:
         """From nothing to announced."""
+        loadable = self.make_ready(report)
+        with report.stage("load"):
+            self._load(loadable)
+        with report.stage("ready"):
+            self._announce(loadable, report)
+        return loadable
+
+    def make_ready(self, report: Reporter) -> Loadable:
+        """From nothing to a set that fits, ready to load."""
         with report.stage("look"):
             self._require_gpu()
             kernel = look(self.config, self.host, self.machine)
@@ -114,12 +123,7 @@ class Node:
         with report.stage("obtain"):
             obtained = self._obtain(kernel, report)
         with report.stage("prepare"):
-            loadable = self._prepare(obtained.set, kernel, report)
-        with report.stage("load"):
-            self._load(loadable)
-        with report.stage("ready"):
-            self._announce(loadable, report)
-        return loadable
+            return self._prepare(obtained.set, kernel, report)
 
     def _require_gpu(self) -> None:
         devices, claims = nvidia_devices(self.host), claimants(self.host)

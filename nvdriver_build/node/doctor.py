@@ -30,7 +30,7 @@ SPACE = 2 * 1024**3
 
 @frozen
 class Check:
-    """A line of the report: `ok` is None where it is neither good nor bad, `code` is what `run` exits with."""
+    """A line of the report: `ok` is None where it is neither good nor bad, `code` is that of `run`."""
 
     name: str
     ok: Optional[bool]
