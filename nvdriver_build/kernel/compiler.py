@@ -31,29 +31,48 @@ class Compiler:
 
 
 def find_compiler(target: KernelTarget, commands: Commands, *, allow_mismatch: bool = False) -> Compiler:
-    """The compiler to build with; CompilerMismatch where there is none, or one of another major version."""
+    """The compiler to build with: the first on PATH of the kernel's own major version.
+
+    Raises CompilerMismatch where there is none; with `allow_mismatch` another one will do.
+    """
     wanted = target.compiler or ""
-    major = _major(wanted)
-    for command in _candidates(wanted, major):
+    names = _candidates(wanted)
+    others = []
+    for command in names:
         text = _text(command, commands)
-        if text is None:
-            continue
-        mismatch = major is not None and _major(text) != major
-        if mismatch and not allow_mismatch:
-            raise CompilerMismatch(
-                f"the compiler {command} is {text!r}; kernel {target.release} was built with {wanted!r}",
-                hint=f"install gcc {major}, or set NVDRIVER_COMPILER_MISMATCH=allow at your own risk",
-            )
-        return Compiler(command, text, _version(text) == _version(wanted), mismatch)
+        if text is not None:
+            found = _compare(command, text, wanted)
+            if not found.mismatch:
+                return found
+            others.append(found)
+    if not others:
+        raise CompilerMismatch(
+            f"no compiler found: looked for {', '.join(names)} on PATH",
+            hint=f"install the compiler of the kernel: {wanted or 'gcc'}",
+        )
+    if allow_mismatch:
+        return others[0]
     raise CompilerMismatch(
-        f"no compiler found: looked for {', '.join(_candidates(wanted, major))} on PATH",
-        hint=f"install the compiler of the kernel: {wanted or 'gcc'}",
+        f"the compiler {others[0].command} is {others[0].text!r}; "
+        f"kernel {target.release} was built with {wanted!r}",
+        hint=f"install {' '.join(filter(None, _family(wanted)))}, "
+        "or set NVDRIVER_COMPILER_MISMATCH=allow at your own risk",
     )
 
 
-def _candidates(wanted: str, major: Optional[str]) -> list[str]:
+def _compare(command: str, text: str, wanted: str) -> Compiler:
+    known = _version(wanted) is not None
+    return Compiler(
+        command=command,
+        text=text,
+        same=_version(text) == _version(wanted),
+        mismatch=known and _family(text) != _family(wanted),
+    )
+
+
+def _candidates(wanted: str) -> list[str]:
     named = wanted.split(" ", 1)[0]
-    family = "clang" if "clang" in wanted else "gcc"
+    family, major = _family(wanted)
     names = [named, f"{family}-{major}" if major else "", family, "cc"]
     # The name comes from a file: only a plain program name is ever started.
     return list(dict.fromkeys(name for name in names if re.fullmatch(r"[A-Za-z0-9_.+-]+", name)))
@@ -68,11 +87,12 @@ def _text(command: str, commands: Commands) -> Optional[str]:
 
 
 def _version(text: str) -> Optional[str]:
-    """The version in a compiler's text: the last plain one outside parentheses, as 12.2.0."""
+    """The version in a compiler's text: the first outside parentheses, as 12.2.0."""
     found = _VERSION.search(re.sub(r"\([^)]*\)", " ", text))
     return found.group(0) if found else None
 
 
-def _major(text: str) -> Optional[str]:
+def _family(text: str) -> tuple[str, Optional[str]]:
+    """The compiler's name and its major version, as gcc and 12."""
     version = _version(text)
-    return version.split(".")[0] if version else None
+    return "clang" if "clang" in text else "gcc", version.split(".")[0] if version else None

@@ -12,8 +12,11 @@ from nvdriver_build.errors import HeadersError, HeadersMismatch
 from nvdriver_build.kernel.toolkit import RELEASE_FILE, ToolkitRelease, read_toolkit_release
 
 _UTS_RELEASE = re.compile(r'^#define\s+UTS_RELEASE\s+"([^"]+)"', re.MULTILINE)
-_INCLUDED_MAKEFILE = re.compile(r"^include\s+(\S+)/Makefile\s*$", re.MULTILINE)
+_INCLUDED_MAKEFILE = re.compile(r"^include\s+(/[^\s$]*)/Makefile\s*$", re.MULTILINE)
+"""Only an absolute path names other sources: every kernel's own Makefile includes `$(srctree)/arch/...`."""
 _UTSRELEASE_H = "include/generated/utsrelease.h"
+_MAX_LINKS = 40
+"""Links that the kernel follows for one path (man 7 path_resolution)."""
 
 
 @frozen
@@ -78,32 +81,42 @@ def _in_toolkit(root: Path, release: Optional[str]) -> Headers:
 
 def _near(release: str, installed: dict[str, Path]) -> str:
     """Early images leave the architecture out of KERNEL_VERSION."""
-    longer = [name for name in installed if name.rpartition(".")[0] == release]
-    return longer[0] if release not in installed and len(longer) == 1 else release
+    longer = (f"{release}.{machine}" for machine in ("x86_64", "aarch64"))
+    return next((name for name in longer if name in installed), release)
 
 
 def installed_kernels(root: Path) -> dict[str, Path]:
     """The build trees below `root`, by kernel release: what is installed counts, not what a file says."""
     found = {}
-    for tree in [*root.glob("lib/modules/*/build"), *root.glob("usr/src/kernels/*")]:
-        inside = _inside(root, tree)
+    trees = [*_inside(root, "lib/modules").glob("*/build"), *_inside(root, "usr/src/kernels").glob("*")]
+    for tree in trees:
+        inside = _inside(root, str(tree.relative_to(root)))
         release = _read_release(inside)
         if release is not None:
             found[release] = inside
     return found
 
 
-def _inside(root: Path, link: Path) -> Path:
-    """Where an absolute link leads, seen from `root` as the image's own root."""
-    while link.is_symlink():
-        target = link.readlink() if hasattr(link, "readlink") else Path(str(link.resolve()))
-        link = root / target.relative_to("/") if target.is_absolute() else link.parent / target
-    return link
+def _inside(root: Path, name: str) -> Path:
+    """Where `name` leads with `root` as the image's own root: no link leads out of it."""
+    place, rest, links = root, list(Path(name).parts[::-1]), 0
+    while rest:
+        *rest, part = rest
+        if part == "..":
+            place = place if place == root else place.parent
+        elif part == "/":
+            place = root
+        elif (place / part).is_symlink() and links < _MAX_LINKS:
+            links += 1
+            rest = [*rest, *(place / part).readlink().parts[::-1]]
+        else:
+            place = place / part
+    return place
 
 
 def _read_release(tree: Path) -> Optional[str]:
     try:
-        match = _UTS_RELEASE.search((tree / _UTSRELEASE_H).read_text())
+        match = _UTS_RELEASE.search((tree / _UTSRELEASE_H).read_text(errors="replace"))
     except OSError:
         return None
     return match.group(1) if match else None
@@ -123,7 +136,7 @@ def _build_tree(tree: Path, toolkit: Optional[ToolkitRelease]) -> Headers:
 def _sources_of(tree: Path) -> Path:
     """Debian's flavour folder and `make O=` have a Makefile that includes that of the sources."""
     try:
-        match = _INCLUDED_MAKEFILE.search((tree / "Makefile").read_text())
+        match = _INCLUDED_MAKEFILE.search((tree / "Makefile").read_text(errors="replace"))
     except OSError as error:
         raise HeadersError(f"{tree}/Makefile cannot be read: {error}", hint=_install_hint(None)) from error
     if match is None:

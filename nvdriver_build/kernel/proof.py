@@ -6,6 +6,7 @@ equals `uname -v`; CRCs and vermagic of the node's in-tree modules agree with th
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Optional
@@ -14,9 +15,11 @@ from attrs import frozen
 
 from nvdriver_build.elf import ModuleFacts, read_module
 from nvdriver_build.errors import HeadersMismatch, ModuleFormatError
+from nvdriver_build.kernel.config import parse_config, relevant
 from nvdriver_build.kernel.headers import Headers
 from nvdriver_build.kernel.running import RunningKernel
-from nvdriver_build.kernel.target import KernelTarget, parse_symvers, read_node_symvers
+from nvdriver_build.kernel.target import KernelTarget, in_tree_modules, parse_symvers, read_node_symvers
+from nvdriver_build.kernel.toolkit import RELEASE_FILE
 
 _UTS_VERSION = re.compile(r'^#define\s+UTS_VERSION\s+"([^"]+)"', re.MULTILINE)
 _SAMPLES = 8
@@ -44,14 +47,20 @@ def prove(headers: Headers, target: KernelTarget, running: RunningKernel, tree: 
         )
     if target.arch != running.arch:
         raise HeadersMismatch(f"the headers are for {target.arch}, this node is {running.arch}", hint=_HINT)
-    # Inside a toolkit its own module folder says nothing of the node.
-    own = headers.output in (tree / "build", (tree / "build").resolve())
+    nodes_own = not _is_toolkits(tree)
     return (
-        (None if own and headers.toolkit else _by_symvers(target, tree))
+        (_by_symvers(target, tree) if nodes_own else None)
         or _by_build(headers, running)
-        or (None if own and headers.toolkit else _by_modules(target, tree))
+        or (_by_modules(target, tree) if nodes_own else None)
         or Proof("release", "only the release string could be compared")
     )
+
+
+def _is_toolkits(tree: Path) -> bool:
+    """Whether `tree` is a toolkit's own (usr/)lib/modules/R, which says nothing of the node."""
+    modules = tree.absolute().parent
+    roots = list(modules.parents)[1:3] if modules.parts[-2:] == ("lib", "modules") else []
+    return any((root / RELEASE_FILE).exists() for root in roots)
 
 
 def _by_symvers(target: KernelTarget, tree: Path) -> Optional[Proof]:
@@ -68,13 +77,30 @@ def _by_symvers(target: KernelTarget, tree: Path) -> Optional[Proof]:
                 f"same release {target.release}, another build",
                 hint=_HINT,
             )
-    return Proof("symvers", f"{len(there)} exported symbols equal the node's own")
+    return Proof("symvers", f"{len(there)} exported symbols{_same_config(target, tree)} equal the node's own")
+
+
+def _same_config(target: KernelTarget, tree: Path) -> str:
+    try:
+        text = (tree / "config").read_text(errors="replace")
+    except OSError:
+        return ""
+    there, mine = relevant(parse_config(text)), relevant(target.config)
+    for name in sorted({*there, *mine}):
+        if there.get(name) != mine.get(name):
+            raise HeadersMismatch(
+                f"CONFIG_{name} is {there.get(name, 'not set')} in {tree}/config of the node and "
+                f"{mine.get(name, 'not set')} in {target.origin}/.config: "
+                f"same release {target.release}, another build",
+                hint=_HINT,
+            )
+    return f" and {len(there)} settings"
 
 
 def _by_build(headers: Headers, running: RunningKernel) -> Optional[Proof]:
     for name in ("utsversion.h", "compile.h"):
         path = headers.output / "include/generated" / name
-        match = _UTS_VERSION.search(path.read_text()) if path.exists() else None
+        match = _UTS_VERSION.search(path.read_text(errors="replace")) if path.exists() else None
         if match is None:
             continue
         if match.group(1) != running.version:
@@ -88,12 +114,13 @@ def _by_build(headers: Headers, running: RunningKernel) -> Optional[Proof]:
 
 
 def _by_modules(target: KernelTarget, tree: Path) -> Optional[Proof]:
-    facts = [fact for path in sorted((tree / "kernel").rglob("*.ko*"))[:_SAMPLES] if (fact := _read(path))]
+    samples = itertools.islice(in_tree_modules(tree), _SAMPLES)
+    facts = [fact for path in samples if (fact := _read(path))]
     for module in facts:
         _agree(module, target)
-    if not facts:
-        return None
     crcs = sum(len(module.needed) for module in facts)
+    if not crcs:
+        return None
     return Proof("modules", f"vermagic and {crcs} CRCs of {len(facts)} in-tree modules agree")
 
 
@@ -112,8 +139,9 @@ def _agree(module: ModuleFacts, target: KernelTarget) -> None:
         )
     for name, crc in module.needed.items():
         there = target.symbols.get(name)
-        if there is not None and there.crc != crc:
+        if there is None or there.crc != crc:
             raise HeadersMismatch(
-                f"{module.path} of the node needs {name} with CRC {crc:#010x}, headers: {there.crc:#010x}",
+                f"{module.path} of the node needs {name} with CRC {crc:#010x}, "
+                f"headers: {f'{there.crc:#010x}' if there else 'no such symbol'}",
                 hint=_HINT,
             )

@@ -62,13 +62,13 @@ def read_security(sys: Path) -> Security:
 
 def _text(path: Path) -> Optional[str]:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return None
 
 
 def _secure_boot(path: Path) -> Optional[bool]:
     try:
-        return path.read_bytes()[4:5] == b"\x01"
+        return {b"\0": False, b"\1": True}.get(path.read_bytes()[4:])
     except OSError:
         return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import lzma
+import os
 import re
 from pathlib import Path
-from typing import Mapping, NamedTuple, Optional
+from typing import Iterator, Mapping, NamedTuple, Optional
 
 from attrs import field, frozen
 
@@ -70,7 +72,7 @@ def target_from_headers(headers: Headers) -> KernelTarget:
     raw_config = _read(headers.output / ".config")
     config = parse_config(raw_config.decode("utf-8", "replace"))
     vermagic_h = headers.sources / "include/linux/vermagic.h"
-    text = vermagic_h.read_text() if vermagic_h.exists() else ""
+    text = vermagic_h.read_text(errors="replace") if vermagic_h.exists() else ""
     return KernelTarget(
         release=headers.release,
         arch=_arch(config, headers.output),
@@ -120,9 +122,16 @@ def read_node_symvers(tree: Path) -> Optional[bytes]:
     return None
 
 
+def in_tree_modules(tree: Path) -> Iterator[Path]:
+    """The modules that came with the kernel, in a fixed order, found only as far as they are asked for."""
+    for folder, folders, files in os.walk(tree / "kernel"):
+        folders.sort()
+        yield from (Path(folder, name) for name in sorted(files) if ".ko" in name)
+
+
 def module_vermagic(tree: Path) -> Optional[str]:
     """The vermagic of one of the modules that came with the kernel."""
-    for path in sorted((tree / "kernel").rglob("*.ko*"))[:3]:
+    for path in itertools.islice(in_tree_modules(tree), 3):
         try:
             return read_module(path, digest=False).vermagic
         except ModuleFormatError:
@@ -158,9 +167,7 @@ def _symvers_row(line: str, origin: str, number: int) -> tuple[str, Symbol]:
         crc, name, module, export, *rest = line.split("\t")
         if not export.startswith("EXPORT_") or not name:
             raise ValueError(export)
-        return name, Symbol(
-            int(crc, 16), module, export.startswith("EXPORT_SYMBOL_GPL"), (rest or [""])[0] or None
-        )
+        return name, Symbol(int(crc, 16), module, "_GPL" in export, (rest or [""])[0] or None)
     except ValueError:
         raise HeadersError(
             f"{origin}, line {number}: {line[:80]!r} is not 'CRC, symbol, module, EXPORT_..., namespace'",
@@ -182,6 +189,8 @@ def _has_crcs(config: Mapping[str, str]) -> bool:
 
 
 def _arch(config: Mapping[str, str], origin: Path) -> str:
+    if not config:
+        raise HeadersError(f"{origin}: the configuration is empty", hint="reinstall the kernel headers")
     for name, arch in (("X86_64", "x86_64"), ("ARM64", "arm64")):
         if config.get(name) == "y":
             return arch
@@ -193,7 +202,7 @@ def _arch(config: Mapping[str, str], origin: Path) -> str:
 
 def _randstruct(output: Path) -> Optional[str]:
     path = output / "include/generated/randstruct_hash.h"
-    match = _RANDSTRUCT.search(path.read_text()) if path.exists() else None
+    match = _RANDSTRUCT.search(path.read_text(errors="replace")) if path.exists() else None
     return match.group(1) if match else None
 
 

@@ -42,7 +42,7 @@ def read_toolkit_release(root: Path) -> ToolkitRelease:
             f"{path} is missing: {root} is not the root of a Driver Toolkit image",
             hint="give the root of a DTK image, or a kernel build tree such as /lib/modules/R/build",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HeadersError(
             f"{path} cannot be read: {error}", hint="use another Driver Toolkit image"
         ) from error
