@@ -11,13 +11,10 @@ import contextlib
 import os
 import shlex
 import signal
-import tempfile
 import time
 from pathlib import Path
 from typing import IO, Any, Callable, Mapping, Optional, Protocol, Sequence
 
-import psutil
-import sh
 from attrs import frozen
 
 from nvdriver_build.errors import NvdriverError
@@ -66,6 +63,10 @@ class CommandError(NvdriverError):
 class Commands(Protocol):
     """Starts programs. Tests hand in programs of their own by another PATH."""
 
+    @property
+    def check(self) -> Tick:
+        """To be called several times a second in long work: raises Stopped once it is time to end."""
+
     def run(
         self,
         argv: Sequence[str],
@@ -97,11 +98,14 @@ class SystemCommands:
     check: Tick = lambda: None
 
     def find(self, program: str) -> Optional[str]:
-        """The path of a program, or None. A name with a slash is looked up as it is."""
-        for folder in [""] if "/" in program else self.path.split(":"):
-            candidate = str(Path(folder) / program)
-            if Path(candidate).is_file() and os.access(candidate, os.X_OK):
-                return candidate
+        """The path of a program, or None. A name with a slash is looked up as it is.
+
+        What is relative on PATH, the empty word too, is passed over: it would mean the current folder.
+        """
+        folders = [Path(folder) for folder in self.path.split(":") if folder.startswith("/")]
+        for candidate in [Path(program)] if "/" in program else [folder / program for folder in folders]:
+            if candidate.is_file() and os.access(candidate, os.X_OK):
+                return str(candidate)
         return None
 
     def run(
@@ -139,6 +143,8 @@ class SystemCommands:
         out: IO[bytes],
         err: IO[bytes],
     ) -> Any:
+        import sh
+
         options: dict[str, Any] = {
             "_env": dict(environment),
             "_out": out,
@@ -155,9 +161,8 @@ class SystemCommands:
             try:
                 return sh.Command(program)(*argv[1:], _in=nothing, **options)
             except (OSError, sh.ForkException, sh.CommandNotFound) as error:
-                raise CommandError(
-                    f"{pasteable(argv)}: cannot start: {error}", cause="cannot-start"
-                ) from error
+                why = str(error).strip().rpartition("\n")[2]  # a ForkException is the child's traceback
+                raise CommandError(f"{pasteable(argv)}: cannot start: {why}", cause="cannot-start") from error
 
 
 def pasteable(argv: Sequence[str]) -> str:
@@ -171,8 +176,13 @@ def _outputs(log: Optional[Path]) -> Any:
         with log.open("ab") as file:
             yield file, file
         return
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with _memory_file("stdout") as out, _memory_file("stderr") as err:
         yield out, err
+
+
+def _memory_file(name: str) -> IO[bytes]:
+    """A file that needs no disk: a driver can be unloaded where no space is left."""
+    return os.fdopen(os.memfd_create(name), "w+b")
 
 
 def _wait(process: Any, argv: Sequence[str], deadline: float, timeout: float, ticks: Sequence[Tick]) -> int:
@@ -190,15 +200,26 @@ def _wait(process: Any, argv: Sequence[str], deadline: float, timeout: float, ti
         raise
     code: int = _exit_code(process)
     if code < 0:
-        name = signal.Signals(-code).name
-        raise CommandError(f"{pasteable(argv)}: killed by {name}", cause="signal", hint=_signal_hint(-code))
+        end_group(process.pid)  # its children may live on
+        raise CommandError(
+            f"{pasteable(argv)}: killed by {_signal_name(-code)}", cause="signal", hint=_signal_hint(-code)
+        )
     return code
 
 
 def _exit_code(process: Any) -> int:
+    import sh
+
     with contextlib.suppress(sh.ErrorReturnCode, sh.SignalException):
         process.wait()
     return int(process.exit_code)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _signal_hint(number: int) -> Optional[str]:
@@ -223,10 +244,18 @@ def end_group(group: int, grace: float = GRACE) -> None:
 
 def _group_alive(group: int) -> bool:
     """Whether any process of the group still runs; a zombie that nobody has reaped yet does not."""
-    return any(
-        process.info["status"] != psutil.STATUS_ZOMBIE and _group_of(process.pid) == group
-        for process in psutil.process_iter(["status"])
-    )
+    import psutil
+
+    return any(_group_of(pid) == group and _runs(pid) for pid in psutil.pids())
+
+
+def _runs(pid: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _group_of(pid: int) -> Optional[int]:

@@ -15,7 +15,8 @@ from attrs import field, frozen
 
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import SourceError
-from nvdriver_build.files import ArchiveError, sha256_file, sha256_tree, unpack
+from nvdriver_build.files import sha256_file, sha256_tree
+from nvdriver_build.files.archives import ArchiveError, unpack
 
 OPEN, PROPRIETARY, AUTO = "open", "proprietary", "auto"
 OPEN_BY_DEFAULT = 560
@@ -166,7 +167,7 @@ def _unpacked(archive: Path, work: Path, commands: Commands, run_sha256: Optiona
         return folder
     folder.mkdir(parents=True)
     try:
-        unpack(archive, folder)
+        unpack(archive, folder, commands.check)
     except ArchiveError as error:
         raise SourceError(
             f"{archive}: {error}", hint="fetch the archive again, from NVIDIA or Debian"

@@ -1,0 +1,28 @@
+"""Files that appear whole, locks, digests; `archives`: archives unpacked as hostile.
+
+Nothing here knows what a kernel module is.
+"""
+
+from nvdriver_build.files.atomic import (
+    LockedError,
+    lock,
+    private_folder,
+    publish,
+    publish_folder,
+    remove,
+    sha256_file,
+    sha256_tree,
+    sweep,
+)
+
+__all__ = [
+    "LockedError",
+    "lock",
+    "private_folder",
+    "publish",
+    "publish_folder",
+    "remove",
+    "sha256_file",
+    "sha256_tree",
+    "sweep",
+]

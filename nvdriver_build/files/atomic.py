@@ -1,0 +1,194 @@
+"""Files and folders that appear whole, private folders that die with their owner, locks, digests."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Iterable, Iterator, Optional, Union
+
+from nvdriver_build.errors import NvdriverError
+
+_CHUNK = 1024 * 1024
+_TEMPORARY = ".tmp-"
+_PRIVATE = ".nvdriver-build-"
+_PRIVATE_NAME = re.compile(re.escape(_PRIVATE) + "[0-9a-f]{16}")
+_OWNER = "owner"
+_POLL = 0.1
+
+
+class LockedError(NvdriverError):
+    """Somebody else holds the lock."""
+
+
+def publish(path: Path, content: Union[str, bytes], mode: int = 0o644) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Raises OSError; what was there before is then untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}{_TEMPORARY}", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        Path(temporary).replace(path)
+    except BaseException:
+        remove(Path(temporary))
+        raise
+    _sweep_files(path)
+
+
+def _sweep_files(path: Path) -> None:
+    """Remove what killed publishers of `path` left; a living one needs no minute for its write."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > 60:
+                leftover.unlink()
+
+
+def publish_folder(private: Path, place: Path) -> bool:
+    """Move a filled private folder to its place in one step; False where somebody was there first.
+
+    Everything in it reaches the disk before the rename does.
+    """
+    for path in (*private.rglob("*"), private):
+        if not path.is_symlink():
+            _sync(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        private.rename(place)
+    except OSError:
+        if not place.is_dir():
+            raise
+        return False
+    _sync(place.parent)
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def private_folder(parent: Path) -> Iterator[Path]:
+    """A folder beside the final place, removed at the end; what killed processes left is swept first.
+
+    It lies in another one together with a file that its owner keeps locked: so a sweep takes no living
+    process's folder, and finds every dead one's.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    sweep(parent)
+    outer, owner = _own_folder(parent)
+    try:
+        (outer / "work").mkdir()
+        yield outer / "work"
+    finally:
+        os.close(owner)
+        remove(outer)
+
+
+def _own_folder(parent: Path) -> tuple[Path, int]:
+    """A new folder and the descriptor of its lock; a sweep may take a folder that is not locked yet."""
+    while True:
+        outer = parent / f"{_PRIVATE}{secrets.token_hex(8)}"
+        outer.mkdir(mode=0o700)
+        owner = _try_lock(outer / _OWNER)
+        if owner is not None:
+            return outer, owner
+
+
+def sweep(parent: Path) -> None:
+    """Remove the private folders under `parent` whose owners are gone."""
+    for outer in parent.glob(f"{_PRIVATE}*"):
+        if _PRIVATE_NAME.fullmatch(outer.name):
+            with contextlib.suppress(OSError):
+                _sweep_one(outer)
+
+
+def _sweep_one(outer: Path) -> None:
+    owner = _try_lock(outer / _OWNER)
+    if owner is not None:
+        try:
+            remove(outer)
+        finally:
+            os.close(owner)
+
+
+def _try_lock(path: Path) -> Optional[int]:
+    """A descriptor that locks the file `path`; None where another one does, or took the file away."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def lock(path: Path, timeout: float, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock file `path`; LockedError where another process has it for `timeout` seconds.
+
+    `check` is called again and again while waiting; what it raises ends the wait.
+    """
+    until = time.monotonic() + timeout
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while (descriptor := _try_lock(path)) is None:
+        if time.monotonic() >= until:
+            raise LockedError(f"{path} is locked by another process", hint="wait until it is done")
+        check()
+        time.sleep(_POLL)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_tree(root: Path, names: Iterable[str]) -> str:
+    """A digest over relative paths and bytes of files under `root`, whatever the order of `names`."""
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        digest.update(os.fsencode(name) + f"\0{sha256_file(root / name)}\n".encode())
+    return digest.hexdigest()

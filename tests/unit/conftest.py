@@ -1,0 +1,42 @@
+"""Disks for the unit tests: a small one, and one that cannot be written to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+
+def _mount(place: Path, options: str) -> None:
+    subprocess.run(("mount", "-t", "tmpfs", "-o", options, "tmpfs", place), check=True)
+
+
+def _unmount(place: Path) -> None:
+    subprocess.run(("umount", "-l", place), check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own that holds 256 KiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    place = tmp_path / "small"
+    place.mkdir()
+    _mount(place, "size=256k")
+    yield place
+    _unmount(place)
+
+
+@pytest.fixture
+def read_only_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own that nobody can write to; root neither."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a read-only file system")
+    place = tmp_path / "read-only"
+    place.mkdir()
+    _mount(place, "ro,size=64k")
+    yield place
+    _unmount(place)
