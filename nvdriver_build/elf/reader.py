@@ -47,7 +47,7 @@ def _facts(path: str, stream: IO[bytes], digest: bool) -> ModuleFacts:
     symbols = read_symbols(elf)
     return ModuleFacts(
         path=path,
-        name=_name(path, dict(reversed(modinfo)).get("name")),
+        name=_name(path, next((value for key, value in modinfo if key == "name"), None)),
         modinfo=modinfo,
         machine=elf.machine,
         bits=elf.bits,

@@ -8,7 +8,7 @@ import lzma
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Dict, Mapping
+from typing import Callable, Dict, Mapping, Sequence
 
 import pytest
 import zstandard
@@ -109,11 +109,16 @@ def test_absent_fields(read: Read) -> None:
 
 @pytest.mark.parametrize(
     ("stated", "name"),
-    [("name=nvidia_uvm", "nvidia_uvm"), ("name=nvidia-uvm", "nvidia_uvm"), ("x=", "sample")],
+    [
+        (["name=nvidia_uvm"], "nvidia_uvm"),
+        (["name=nvidia-uvm"], "nvidia_uvm"),
+        (["name=first", "name=second"], "first"),
+        (["license=GPL"], "sample"),
+    ],
 )
-def test_name(read: Read, stated: str, name: str) -> None:
-    """The name is that of .modinfo, or of the file where .modinfo has none, with `_` for `-`."""
-    assert read(module(modinfo=(stated,))).name == name
+def test_name(read: Read, stated: Sequence[str], name: str) -> None:
+    """The name is the first of .modinfo, or of the file where .modinfo has none, with `_` for `-`."""
+    assert read(module(modinfo=stated)).name == name
 
 
 @pytest.mark.parametrize(
@@ -185,12 +190,13 @@ def test_exports(read: Read, kind: Dict[str, object]) -> None:
 
 
 def test_absolute_crcs(read: Read, kind: Dict[str, object]) -> None:
-    """Up to Linux 5.18 the value of an absolute symbol is the CRC; a weak undefined one means none."""
+    """Up to Linux 5.18 32 bits of an absolute symbol are the CRC; a weak undefined one means none."""
     file = module(**kind)
+    wide = 0xFFFFFFFF00000000 if file.bits == 64 else 0
     table = file.section("__ksymtab", bytes(24))
     for symbol in ("one", "two"):
         file.symbol(f"__ksymtab_{symbol}", table, 0, LOCAL)
-    file.symbol("__crc_one", ABS, 0xFEDCBA98)
+    file.symbol("__crc_one", ABS, wide | 0xFEDCBA98)
     file.symbol("__crc_two", 0, 0, WEAK)
     facts = read(file)
     assert facts.exports == {"one": Export(0xFEDCBA98, False, None), "two": Export(None, False, None)}
@@ -236,8 +242,9 @@ def test_symbols_that_only_look_like_exports(read: Read) -> None:
 def test_build_id(read: Read, kind: Dict[str, object]) -> None:
     """The build id is found among other notes of its section, whatever their length."""
     file = module(**kind)
-    other = file.pack("III8s", 6, 5, 1, b"Linux\0\0\0") + b"12345\0\0\0"
-    file.section(".note.gnu.build-id", other + file.build_id(bytes(range(20))), NOTE)
+    other = file.pack("III8s", 6, 5, 3, b"Linux\0\0\0") + b"12345\0\0\0"
+    abi = file.pack("III4s4x", 4, 4, 1, b"GNU\0")
+    file.section(".note.gnu.build-id", other + abi + file.build_id(bytes(range(20))), NOTE)
     assert read(file).build_id == bytes(range(20)).hex()
 
 

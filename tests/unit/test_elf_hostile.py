@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
 import os
 import struct
@@ -294,6 +295,7 @@ def test_decoders_keep_little(refuse: Refuse) -> None:
         (appended(b"x", algorithm=1), "its signature is described wrongly"),
         (appended(b"x", size=2**32 - 1), "its signature claims 4294967295"),
         (appended(b"x", size=10**9), "its signature claims 1000000000"),
+        (appended(bytes(300_000)), "its signature claims 300000"),
     ],
 )
 def test_signatures(refuse: Refuse, signature: bytes, reason: str) -> None:
@@ -301,9 +303,11 @@ def test_signatures(refuse: Refuse, signature: bytes, reason: str) -> None:
     assert refuse(module().build() + signature).startswith(reason)
 
 
-def test_signature_is_no_part_of_the_elf_file(refuse: Refuse, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "signature", [appended(pkcs7({"common_name": "key"}, 1)), appended(b"old", kind=1, signer=3, size=0)]
+)
+def test_signature_is_no_part_of_the_elf_file(refuse: Refuse, tmp_path: Path, signature: bytes) -> None:
     """A section may reach to the signature, not into it."""
-    signature = appended(pkcs7({"common_name": "key"}, 1))
     size = len(module().build()) - 64
     (tmp_path / "whole.ko").write_bytes(rewritten(SIZE, size, ".gnu.linkonce.this_module") + signature)
     assert read_module(tmp_path / "whole.ko").signature
@@ -326,6 +330,24 @@ def test_overlapping_names(refuse: Refuse) -> None:
     for number in range(1, 20_001):
         struct.pack_into("<I", data, start + 24 * number, number)
     assert refuse(bytes(data) + names) == f"its symbol names overlap to more than {symbols.MAX_NAMES} bytes"
+
+
+def test_overlapping_namespaces(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Namespaces that share one text count as often as they are named."""
+    monkeypatch.setattr(symbols, "MAX_NAMES", 2000)
+    file = module()
+    table = file.section("__ksymtab", bytes(12))
+    strings = file.section("__ksymtab_strings", b"N" * 300 + b"\0")
+    for number in range(10):
+        file.symbol(f"__ksymtab_{number}", table, 0, LOCAL)
+        file.symbol(f"__kstrtabns_{number}", strings, number, LOCAL)
+    assert refuse(file.build()) == "its symbol names overlap to more than 2000 bytes"
+
+
+def test_file_that_shrinks() -> None:
+    """A file that ends before the place where it was said to end is refused while it is read."""
+    with pytest.raises(content.Damaged, match="ends before byte 6"):
+        content.read_at(io.BytesIO(b"abc"), 1, 5)
 
 
 SEEDS: Dict[str, bytes] = {}
