@@ -13,6 +13,7 @@ import pytest
 
 from . import machine
 from .conftest import Boot
+from .fakegpu import TWO
 from .kit import KitKernel
 
 pytestmark = pytest.mark.vm
@@ -38,6 +39,8 @@ def test_guest_has_gpu_files_and_python(boot: Boot, kernel_a: KitKernel, fakegpu
         assert vm.run("cat /sys/bus/pci/devices/0001:00:00.0/vendor").stdout == "0x10de\n"
         vm.run(f"rmmod fakegpu && insmod {fakegpu} device=0x20b0")
         assert vm.run("cat /sys/bus/pci/devices/0001:00:00.0/device").stdout == "0x20b0\n"
+        vm.run(f"rmmod fakegpu && insmod {fakegpu} {TWO}")
+        assert vm.run("grep -l 0x10de /sys/bus/pci/devices/0001:*/vendor").stdout.count("\n") == 2
         vm.run("modprobe drm && grep '^drm ' /proc/modules")
         vm.run(
             f"cd / && {sys.executable} -c \"import attrs; print('here', file=open('{vm.share}/note', 'w'))\""
