@@ -1,12 +1,13 @@
-"""Where modules come from, in order: what is loaded, the local store, a build here.
+"""Where modules come from, in order: the local store, a build here. (What is loaded already stays: `node`.)
 
 Every way ends in the same `check_fit` against the kernel, and none falls back to package repositories.
 """
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Iterator, Optional, Sequence
 
 import structlog
 from attrs import frozen
@@ -25,15 +26,13 @@ from nvdriver_build.errors import (
 from nvdriver_build.fit import UNFIT, Fit, check_fit
 from nvdriver_build.kernel import Headers, KernelTarget, find_compiler
 from nvdriver_build.sets import ModuleSet, Provenance, Recipe, describe
-from nvdriver_build.source import MODULES, Source
+from nvdriver_build.source import MODULES, Source, open_source
 from nvdriver_build.store import Store
 
 PEERMEM = "nvidia-peermem"
 """Real only against MOFED's symvers, else a stub whose init fails (docs/architecture.md): not built."""
 _WAIT_FOR_OTHER = 3600.0
 _log = structlog.get_logger()
-
-IsLoaded = Callable[[ModuleSet], bool]
 
 
 @frozen
@@ -68,7 +67,7 @@ class Wish:
 
 @frozen
 class Obtained:
-    """A set that fits, and where it came from: `loaded`, `store` or `built`. `jobs` is None unless built."""
+    """A set that fits, and where it came from: `store` or `built`. `jobs` is None unless built."""
 
     set: ModuleSet
     fit: Fit
@@ -97,12 +96,23 @@ def modules_to_build(source: Source, asked: Sequence[str] = ()) -> tuple[str, ..
     return tuple(name for name in MODULES if name in wanted)
 
 
+@contextlib.contextmanager
+def opened_source(
+    place: Path, kind: str, store: Store, commands: Commands, run_sha256: Optional[str]
+) -> Iterator[Source]:
+    """The kernel tree at `place`; one that has to be unpacked is in the store's workspace meanwhile."""
+    if place.is_dir():
+        yield open_source(place.absolute(), kind, place, commands)
+        return
+    with store.workspace() as work:
+        yield open_source(place.absolute(), kind, work, commands, run_sha256=run_sha256)
+
+
 def obtain(
     wish: Wish,
     store: Store,
     commands: Commands,
     *,
-    is_loaded: IsLoaded = lambda _: False,
     progress: Optional[Progress] = None,
 ) -> Obtained:
     """Get a set that fits the target; raise what the last way that could serve raises.
@@ -113,8 +123,7 @@ def obtain(
     recipe = wish.recipe()
     found = store.find(recipe)
     if found is not None:
-        origin = "loaded" if is_loaded(found) else "store"
-        return Obtained(found, require_fit(found, wish.target, wish.signatures_enforced), origin)
+        return Obtained(found, require_fit(found, wish.target, wish.signatures_enforced), "store")
     with store.building(recipe.key, _WAIT_FOR_OTHER):
         found = store.find(recipe)
         if found is not None:

@@ -11,7 +11,7 @@ from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import read_config
 from nvdriver_build.loader.host import Host
 from nvdriver_build.loader.kernel_log import KernelLog
-from nvdriver_build.node import Node
+from nvdriver_build.node.life import Node
 from nvdriver_build.node.status import Reporter
 from nvdriver_build.readiness import Readiness
 

@@ -10,16 +10,17 @@ from typing import Any, Optional
 import click
 
 from nvdriver_build.cli import emit
-from nvdriver_build.cli.logs import BuildProgress, log_options
+from nvdriver_build.cli.logs import log_options
+from nvdriver_build.cli.progress import BuildProgress
 from nvdriver_build.cli.signals import StopFlag
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import Config, read_config
 from nvdriver_build.errors import StoreError, UsageError
 from nvdriver_build.files import private_folder, publish_folder
 from nvdriver_build.kernel import find_headers, target_from_headers
-from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain
+from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain, opened_source
 from nvdriver_build.sets import MANIFEST, ModuleSet
-from nvdriver_build.source import AUTO, OPEN, PROPRIETARY, open_source
+from nvdriver_build.source import AUTO, OPEN, PROPRIETARY
 from nvdriver_build.store import Store
 
 _PATH = click.Path(path_type=Path)
@@ -60,8 +61,7 @@ def build(
     found = find_headers(headers, kernel_release)
     target = target_from_headers(found)
     store = Store(config.store)
-    with store.workspace() as work, BuildProgress() as progress:
-        tree = open_source(source.absolute(), kind, work, commands, run_sha256=run_sha256)
+    with opened_source(source, kind, store, commands, run_sha256) as tree, BuildProgress() as progress:
         wish = Wish(
             source=tree,
             target=target,

@@ -9,14 +9,15 @@ from typing import Any
 import click
 
 from nvdriver_build.cli import emit
-from nvdriver_build.cli.logs import BuildProgress, log_options
+from nvdriver_build.cli.logs import log_options
+from nvdriver_build.cli.progress import BuildProgress
 from nvdriver_build.cli.signals import StopFlag
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import Config, host_modules, read_config
 from nvdriver_build.loader.host import Host, driver_modules
 from nvdriver_build.loader.kernel_log import KernelLog
 from nvdriver_build.loader.unload import unload as unload_driver
-from nvdriver_build.node import Node
+from nvdriver_build.node.life import Node
 from nvdriver_build.readiness import Readiness
 
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")

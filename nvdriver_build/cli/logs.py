@@ -1,30 +1,18 @@
-"""Logs and progress, on standard error."""
+"""The options that set the logs up, which go to standard error."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Callable, Optional, TypeVar
+from typing import Callable, TypeVar
 
 import click
-import structlog
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 Function = TypeVar("Function", bound=Callable[..., object])
-_EVERY = 5.0
-"""Seconds between two lines of progress where there is no terminal."""
 
 
 def log_options(command: Function) -> Function:
-    """The options --log-format and -v, which set the logs up."""
+    """The options --log-format and -v."""
     command = click.option(
         "--log-format",
         type=click.Choice(["console", "json"]),
@@ -42,7 +30,7 @@ def log_options(command: Function) -> Function:
 
 def _set_level(context: click.Context, _: click.Parameter, verbose: bool) -> None:
     if verbose:
-        configure(_format_of(context), logging.DEBUG)
+        configure(str(context.meta["log_format"]), logging.DEBUG)
 
 
 def _set_format(context: click.Context, _: click.Parameter, value: str) -> None:
@@ -50,16 +38,19 @@ def _set_format(context: click.Context, _: click.Parameter, value: str) -> None:
     configure(value, logging.INFO)
 
 
-def _format_of(context: click.Context) -> str:
-    return str(context.meta.get("log_format", "console"))
-
-
 def configure(form: str, level: int) -> None:
-    """Write logs of `level` and above to standard error, as text or as a JSON document a line."""
-    colors = sys.stderr.isatty()
+    """Write logs of `level` and above to standard error, as text or as a JSON document a line.
+
+    Where no room of the command has imported structlog, nothing is logged: its import would take longer than
+    all that `verify` does.
+    """
+    if "structlog" not in sys.modules:
+        return
+    import structlog
+
     last: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if form == "console":
-        last = structlog.dev.ConsoleRenderer(colors=colors, pad_event=0, pad_level=False)
+        last = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_level=False)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -70,41 +61,3 @@ def configure(form: str, level: int) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-
-
-class BuildProgress:
-    """A bar on a terminal; elsewhere a line every few seconds with done, total, elapsed and an estimate."""
-
-    def __init__(self) -> None:
-        self._bar: Optional[Progress] = None
-        self._next = 0.0
-
-    def __call__(self, done: int, total: int, elapsed: float) -> None:
-        """Show that `done` of about `total` steps are done after `elapsed` seconds."""
-        if sys.stderr.isatty():
-            self._draw(done, total)
-        elif elapsed >= self._next:
-            self._next = elapsed + _EVERY
-            left = round(elapsed / done * (total - done)) if done else None
-            structlog.get_logger().info("progress", done=done, total=total, elapsed=round(elapsed), left=left)
-
-    def _draw(self, done: int, total: int) -> None:
-        if self._bar is None:
-            columns = (
-                TextColumn("building"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar.add_task("building", total=total)
-            self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
-
-    def __enter__(self) -> BuildProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()

@@ -11,17 +11,16 @@ import click
 
 from nvdriver_build.cli import emit
 from nvdriver_build.cli.logs import log_options
+from nvdriver_build.config import host_modules, read_config
 from nvdriver_build.elf import ModuleFacts, read_module
 from nvdriver_build.errors import UsageError
 from nvdriver_build.fit import UNFIT, Fit, check_fit
 from nvdriver_build.kernel import (
     KernelTarget,
-    RunningKernel,
     find_headers,
     read_security,
     target_from_headers,
 )
-from nvdriver_build.kernel.target import target_from_modules
 from nvdriver_build.sets import MANIFEST, facts_document, open_set
 
 _PATH = click.Path(path_type=Path)
@@ -90,11 +89,8 @@ def verify(
 
 
 def _running_target() -> KernelTarget:
-    running = RunningKernel.read(Path("/proc"), os.uname().machine)
-    tree = Path("/lib/modules") / running.release
-    if (tree / "symvers.gz").exists() or (tree / "symvers.xz").exists():
-        return target_from_modules(tree, running.release)
-    return target_from_headers(find_headers(tree / "build", running.release))
+    """The kernel that runs, from what is proven to describe it."""
+    return look(read_config(), Host(lib_modules=host_modules()), os.uname().machine).target
 
 
 def _module_files(paths: tuple[Path, ...]) -> list[Path]:

@@ -15,6 +15,7 @@ from nvdriver_build.cli import emit
 from nvdriver_build.cli.logs import log_options
 from nvdriver_build.config import read_config
 from nvdriver_build.errors import StoreError
+from nvdriver_build.node.status import loaded_key
 from nvdriver_build.store import Entry, Store
 
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
@@ -114,8 +115,6 @@ def verify(as_json: bool) -> None:
 @log_options
 def prune(days: float, as_json: bool) -> None:
     """Drop sets that nobody used for some days, and damaged ones; never what is loaded."""
-    from nvdriver_build.node.status import loaded_key
-
     place = _store()
     loaded = loaded_key(read_config().run_dir)
     dropped = place.prune({loaded} if loaded else set(), days)

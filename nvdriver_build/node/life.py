@@ -1,0 +1,256 @@
+"""`Node`: the stages of a driver's life, in their order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Callable, Mapping, Optional
+
+import structlog
+from attrs import define, frozen
+
+from nvdriver_build.commands import Commands
+from nvdriver_build.config import Config
+from nvdriver_build.elf import ModuleFacts
+from nvdriver_build.errors import LoadError, NoGpuError, NvdriverError, SourceError, Stopped
+from nvdriver_build.loader.devices import claimants, nvidia_devices
+from nvdriver_build.loader.host import Host, driver_modules, missing
+from nvdriver_build.loader.kernel_log import Journal
+from nvdriver_build.loader.load import load
+from nvdriver_build.loader.parameters import Parameters, for_modules, read_parameters
+from nvdriver_build.loader.root import ModuleRoot, prepare_root
+from nvdriver_build.loader.unload import unload
+from nvdriver_build.node.look import Kernel, look, source_place
+from nvdriver_build.node.status import Reporter
+from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain, opened_source, require_fit
+from nvdriver_build.readiness import Readiness
+from nvdriver_build.sets import ModuleSet, open_set
+from nvdriver_build.store import Store
+
+INTERVAL = 0.5
+"""Seconds between two looks at the loaded modules."""
+_log = structlog.get_logger()
+
+
+@frozen
+class Loadable:
+    """A set that is ready to load; `digest` names it together with its parameters."""
+
+    root: ModuleRoot
+    facts: tuple[ModuleFacts, ...]
+    digest: str
+    parameters: Parameters
+
+    @property
+    def build_ids(self) -> Mapping[str, Optional[str]]:
+        """What has to be live, by module."""
+        return self.root.build_ids
+
+
+@define
+class Node:
+    """One node and the driver on it.
+
+    `stop` raises Stopped once a signal came, and `commands` end then; `leaving` run to their end even so.
+    """
+
+    config: Config
+    host: Host
+    machine: str
+    commands: Commands
+    leaving: Commands
+    journal: Journal
+    stop: Callable[[], None]
+    progress: Callable[[int, int, float], None]
+    readiness: Readiness
+    pause: Callable[[float], None] = time.sleep
+
+    def run(self) -> None:
+        """The whole life. Returns after a signal, with the driver unloaded; else raises what ended it."""
+        with self.readiness.owned():
+            self.readiness.withdraw()
+            report = Reporter(self.readiness)
+            try:
+                self._live(report)
+            except NvdriverError as error:
+                report.failed(error)
+                raise
+            finally:
+                self.readiness.clear()
+
+    def _live(self, report: Reporter) -> None:
+        try:
+            loadable = self.bring_up(report)
+            self._watch(loadable, report)
+        except Stopped as end:
+            _log.info("asked to end", signal=end.signal)
+            self.readiness.withdraw()
+            report.tell(ready=False)
+            with report.stage("leave"):
+                self.leave()
+
+    def bring_up(self, report: Reporter) -> Loadable:
+        """From nothing to announced."""
+        loadable = self.make_ready(report)
+        with report.stage("load"):
+            self._load(loadable, report)
+        with report.stage("ready"):
+            self._announce(loadable, report)
+        return loadable
+
+    def make_ready(self, report: Reporter) -> Loadable:
+        """From nothing to a set that fits, ready to load."""
+        with report.stage("look"):
+            self._require_gpu()
+            kernel = look(self.config, self.host, self.machine)
+            _log.info(
+                "kernel", release=kernel.running.release, proof=kernel.proof.by, why=kernel.proof.detail
+            )
+        with report.stage("obtain"):
+            obtained = self._obtain(kernel, report)
+        with report.stage("prepare"):
+            return self._prepare(obtained.set, kernel, report)
+
+    def _require_gpu(self) -> None:
+        devices, claims = nvidia_devices(self.host), claimants(self.host)
+        if not devices:
+            raise NoGpuError(
+                "there is no NVIDIA GPU on this node",
+                hint="`lspci -d 10de:` should list it; keep the driver off nodes without one",
+            )
+        taken = [claim for claim in claims if claim.device is not None]
+        if len(taken) == len(devices):
+            raise LoadError(
+                f"every GPU of this node is taken: {', '.join(map(str, taken))}",
+                hint="keep it from loading (kernel argument module_blacklist=nouveau), or unbind it",
+            )
+
+    def _obtain(self, kernel: Kernel, report: Reporter) -> Obtained:
+        store = Store(self.config.store)
+        place, kind = source_place(self.config), self.config.kind
+        with opened_source(place, kind, store, self.commands, self.config.run_sha256) as source:
+            if self.config.driver_version not in (None, source.version):
+                raise SourceError(
+                    f"DRIVER_VERSION is {self.config.driver_version}, the source is {source.version}",
+                    hint="give the source of the version that is meant",
+                )
+            wish = Wish(
+                source=source,
+                target=kernel.target,
+                headers=kernel.headers,
+                proof=f"{kernel.proof.by}: {kernel.proof.detail}",
+                modules=modules_to_build(source),
+                jobs=self.config.jobs,
+                job_memory=self.config.job_memory,
+                allow_compiler_mismatch=self.config.compiler_mismatch,
+                signatures_enforced=kernel.security.enforces,
+            )
+            obtained = obtain(wish, store, self.commands, progress=self._progress(report))
+        report.tell(
+            driver_version=source.version,
+            kernel_release=kernel.running.release,
+            key=obtained.set.key,
+            origin=obtained.origin,
+            fit=obtained.fit.fit,
+            proof=wish.proof,
+        )
+        _log.info("a set that fits", key=obtained.set.key[:12], fit=obtained.fit.fit, origin=obtained.origin)
+        return obtained
+
+    def _progress(self, report: Reporter) -> Callable[[int, int, float], None]:
+        def both(done: int, total: int, elapsed: float) -> None:
+            self.progress(done, total, elapsed)
+            report.progress(done, total, elapsed)
+
+        return both
+
+    def _prepare(self, module_set: ModuleSet, kernel: Kernel, report: Reporter) -> Loadable:
+        facts = module_set.read()
+        parameters, notices = for_modules(read_parameters(self.config.parameters), facts)
+        for notice in notices:
+            _log.warning(notice)
+        place = self.config.run_dir / "nvdriver-build" / "modules"
+        root = prepare_root(
+            place, kernel.running.release, facts, kernel.tree, self.commands, parameters=parameters
+        )
+        report.tell(modules=dict(root.build_ids))
+        digest = self.config.config_digest or _digest(module_set.key, parameters)
+        return Loadable(root, facts, digest, parameters)
+
+    def _load(self, loadable: Loadable, report: Reporter) -> None:
+        """Attach where the same set is live with the same parameters; else unload what is there, and load."""
+        self.stop()
+        if self._is_loaded(loadable):
+            report.tell(origin="loaded")
+            _log.info("attached: the same set is live already")
+            return
+        if driver_modules(self.host):
+            _log.info("another driver is loaded: unloading it")
+            self._unload()
+        result = load(loadable.build_ids, loadable.root, self.commands, self.host, self.journal)
+        for notice in result.notices:
+            _log.warning(notice)
+        _log.info("loaded", seconds={name: round(seconds, 3) for name, seconds in result.seconds.items()})
+
+    def _is_loaded(self, loadable: Loadable) -> bool:
+        """Build ids say which set it is; the digest, kept as long as it is loaded, its parameters."""
+        state = self.readiness.state
+        same = state.is_file() and state.read_text().strip() == loadable.digest
+        return same and not missing(self.host, loadable.build_ids)
+
+    def _announce(self, loadable: Loadable, report: Reporter, *, restore: bool = False) -> None:
+        lost = missing(self.host, loadable.build_ids)
+        if lost:
+            raise LoadError(f"not ready: {'; '.join(lost)}", hint="something unloaded the driver meanwhile")
+        report.tell(ready=True, error=None)
+        self.readiness.announce(report.status, digest=loadable.digest, restore=restore)
+
+    def _watch(self, loadable: Loadable, report: Reporter) -> None:
+        """Until a signal: no readiness while a module is lost, readiness again once it is back."""
+        report.tell(stage="watch")
+        was_confirmed = False
+        while True:
+            self.stop()
+            lost = missing(self.host, loadable.build_ids)
+            if lost and report.status.ready:
+                was_confirmed = self.readiness.withdraw()
+                error = LoadError(f"the driver is not whole: {'; '.join(lost)}", hint="restart the pod")
+                report.failed(error)
+            elif not lost and not report.status.ready:
+                self._announce(loadable, report, restore=was_confirmed)
+                _log.info("the driver is whole again")
+            self.readiness.beat()
+            self.pause(INTERVAL)
+
+    def load_set(self, folder: Path) -> None:
+        """Load the set in `folder` as `run` would, once it is proven to fit the running kernel."""
+        with self.readiness.owned():
+            report = Reporter(self.readiness)
+            with report.stage("look"):
+                self._require_gpu()
+                kernel = look(self.config, self.host, self.machine)
+            with report.stage("verify"):
+                found = open_set(folder)
+                fit = require_fit(found, kernel.target, kernel.security.enforces)
+                report.tell(key=found.key, fit=fit.fit, driver_version=found.manifest.recipe.driver_version)
+            with report.stage("prepare"):
+                loadable = self._prepare(found, kernel, report)
+            with report.stage("load"):
+                self._load(loadable, report)
+
+    def leave(self) -> None:
+        """Unload the driver; InUseError, naming the holders, where it is in use."""
+        if driver_modules(self.host):
+            self._unload()
+
+    def _unload(self) -> None:
+        self.readiness.forget()
+        names = unload(self.host, self.leaving)
+        _log.info("unloaded", modules=names)
+
+
+def _digest(key: str, parameters: Parameters) -> str:
+    text = json.dumps([key, {name: list(words) for name, words in parameters.items()}], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
