@@ -14,7 +14,7 @@ from typing import Any, Optional
 import click
 
 from nvdriver_build import __version__
-from nvdriver_build.errors import NvdriverError, Stopped
+from nvdriver_build.errors import NvdriverError, Stopped, UsageError
 
 _COMMANDS = {
     "run": ("driver", "The entrypoint: the whole life of the driver on this node, until a signal."),
@@ -57,15 +57,11 @@ def main(arguments: Optional[list[str]] = None) -> None:
     """The command `nvdriver-build`: exits with the codes of docs/contracts.md."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        group.main(args=words, standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as end:
-        code = end.exit_code
+        code = group.main(args=words, standalone_mode=False) or 0  # click returns the code of an Exit
     except click.Abort:
         code = 128 + signal.SIGINT
     except click.ClickException as error:
-        error.show()
-        code = 2
+        code = _wrong_usage(error, "--json" in words)
     except NvdriverError as error:
         code = _report(error, "--json" in words)
     except Stopped as end:
@@ -86,6 +82,15 @@ def _report(error: NvdriverError, as_json: bool) -> int:
     if error.hint:
         click.echo(f"hint: {error.hint}", err=True)
     return error.exit_code
+
+
+def _wrong_usage(error: click.ClickException, as_json: bool) -> int:
+    """Click's own words say how a command is used."""
+    error.show()
+    if as_json:
+        wrong = UsageError(error.format_message(), hint="see --help")
+        click.echo(json.dumps({"schema": 1, "error": wrong.document()}))
+    return UsageError.exit_code
 
 
 def _bug(error: Exception) -> NvdriverError:

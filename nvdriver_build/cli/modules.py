@@ -15,12 +15,9 @@ from nvdriver_build.config import host_modules, read_config
 from nvdriver_build.elf import ModuleFacts, read_module
 from nvdriver_build.errors import UsageError
 from nvdriver_build.fit import UNFIT, Fit, check_fit
-from nvdriver_build.kernel import (
-    KernelTarget,
-    find_headers,
-    read_security,
-    target_from_headers,
-)
+from nvdriver_build.kernel import KernelTarget, find_headers, read_security, target_from_headers
+from nvdriver_build.loader.host import Host
+from nvdriver_build.node.look import look
 from nvdriver_build.sets import MANIFEST, facts_document, open_set
 
 _PATH = click.Path(path_type=Path)
