@@ -70,9 +70,10 @@ class Offer:
         return found
 
     def sibling_of(self, kernel: Kernel) -> Optional[str]:
-        """The role whose kernel has the same upstream version and another release."""
+        """The role whose kernel has the same upstream version and another release, which is not A's."""
         for role in ("b", "future"):
-            if self._upstream(role) == kernel.upstream and self._release(role) != kernel.release:
+            taken = (self._release(role), self._release("a"))
+            if self._upstream(role) == kernel.upstream and kernel.release not in taken:
                 return role
         return None
 
