@@ -1,4 +1,4 @@
-"""Disks for the unit tests: a small one, and one that cannot be written to."""
+"""Places for the unit tests: a folder to unpack to, a small disk, and one that cannot be written to."""
 
 from __future__ import annotations
 
@@ -40,3 +40,11 @@ def read_only_disk(tmp_path: Path) -> Iterator[Path]:
     _mount(place, "ro,size=64k")
     yield place
     _unmount(place)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """An empty folder that is alone in its own."""
+    folder = tmp_path / "around" / "place"
+    folder.mkdir(parents=True)
+    return folder
