@@ -66,6 +66,8 @@ class ModuleFacts:
     """Of the uncompressed module, signature included; None where no digest was asked for."""
     size: int
     """Bytes of the uncompressed module, signature included."""
+    btf: bool = False
+    """Whether it holds type information, which refers to that of one kernel."""
 
     def first(self, key: str) -> Optional[str]:
         """The first value of a .modinfo key, which is the one that the kernel takes."""

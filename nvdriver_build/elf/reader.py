@@ -60,6 +60,7 @@ def _facts(path: str, stream: IO[bytes], digest: bool) -> ModuleFacts:
         signature=signature,
         sha256=sha256(stream) if digest else None,
         size=size,
+        btf=any(section.name == b".BTF" for section in elf.sections),
     )
 
 

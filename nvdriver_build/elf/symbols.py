@@ -134,9 +134,11 @@ def _crc(elf: Layout, place: Optional[Tuple[int, int]]) -> Optional[int]:
 
 
 def _flagged(elf: Layout, place: Optional[Tuple[int, int]]) -> bool:
-    if place is None:
+    """Older kernels have no __kflagstab, and there `__flags_X` can be any variable."""
+    index, offset = place or (_SHN_UNDEF, 0)
+    if index >= len(elf.sections) or not elf.sections[index].name.lstrip(b"_").startswith(b"kflagstab"):
         return False
-    return bool(elf.part(elf.section(place[0]), place[1], 1)[0] & _KSYM_FLAG_GPL_ONLY)
+    return bool(elf.part(elf.section(index), offset, 1)[0] & _KSYM_FLAG_GPL_ONLY)
 
 
 def _namespace(elf: Layout, names: _Names, index: int, offset: int) -> Optional[str]:

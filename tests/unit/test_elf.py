@@ -13,7 +13,7 @@ from typing import Callable, Dict, Mapping, Sequence
 import pytest
 import zstandard
 from attrs import evolve
-from elf_files import ABS, LOCAL, NOTE, OBJECT_SECTION, WEAK, ElfFile, appended, export, module, pkcs7
+from elf_files import ABS, LOCAL, NOBITS, NOTE, OBJECT_SECTION, WEAK, ElfFile, appended, export, module, pkcs7
 
 from nvdriver_build.elf import Export, ModuleFacts, Signature, canonical_name, read_module
 
@@ -225,6 +225,16 @@ def test_flags_of_linux_7(read: Read, kind: Dict[str, object]) -> None:
         "gpl": Export(None, True, None),
         "other": Export(None, False, None),
     }
+
+
+def test_variable_that_only_looks_like_flags(read: Read) -> None:
+    """A variable `__flags_X` of an exported X says nothing about it, wherever it lies."""
+    file = module()
+    export(file, {"one": 1, "two": 2, "three": 3})
+    file.symbol("__flags_one", file.section(".data", b"\1"), 0, LOCAL)
+    file.symbol("__flags_two", file.section(".bss", b"\1", NOBITS), 0, LOCAL)
+    file.symbol("__flags_three", ABS, 1, LOCAL)
+    assert not [name for name, export in read(file).exports.items() if export.gpl_only]
 
 
 def test_symbols_that_only_look_like_exports(read: Read) -> None:

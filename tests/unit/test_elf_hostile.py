@@ -105,11 +105,12 @@ def with_mark(name: str, section: int, value: int) -> ElfFile:
     file.symbol("__ksymtab_x", file.section("__ksymtab", bytes(12)), 0, LOCAL)
     file.section("__kcrctab", bytes(4))
     file.section(".bss", bytes(4), NOBITS)
+    file.section("__kflagstab", bytes(1))
     file.symbol(name, section, value, LOCAL)
     return file
 
 
-KCRCTAB, BSS = 4, 5
+KCRCTAB, BSS, FLAGS = 4, 5, 6
 
 
 def both_versions() -> ElfFile:
@@ -153,7 +154,7 @@ def both_versions() -> ElfFile:
         (with_mark("__crc_x", KCRCTAB, 2**64 - 1), f"refers to byte {2**64 - 1} of a section of 4 bytes"),
         (with_mark("__crc_x", 99, 0), "refers to section 99, which has no content"),
         (with_mark("__crc_x", BSS, 0), "refers to section 5, which has no content"),
-        (with_mark("__flags_x", KCRCTAB, 4), "refers to byte 4 of a section of 4 bytes"),
+        (with_mark("__flags_x", FLAGS, 1), "refers to byte 1 of a section of 1 bytes"),
         (with_mark("__kstrtabns_x", KCRCTAB, 5), "refers to byte 5 of a section of 4 bytes"),
     ],
 )
