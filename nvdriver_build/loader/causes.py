@@ -43,7 +43,7 @@ NO_GPU = Cause(
 )
 CLAIMED = Cause(
     r"The NVIDIA probe routine was not called",
-    "{claims}, and NVIDIA's driver gets no GPU that another driver has",
+    "NVIDIA's driver is kept from a GPU: {claims}",
     "keep the other driver off (kernel argument module_blacklist=nouveau) and reboot; a GPU that vfio-pci "
     "has is set aside for virtual machines",
     partial=True,
@@ -105,7 +105,7 @@ FORMAT_CAUSES = (
     Cause(
         r"(?P<which>\S+): Unknown symbol (?P<symbol>\S+) \(err -?\d+\)",
         "{which} needs symbols that neither this kernel nor a loaded module has: {symbol}",
-        f"the module that has them is not loaded, or is of another build; {REBUILD}",
+        f"the module that has them is of another build, or they are GPL-only and this one is not; {REBUILD}",
     ),
     Cause(
         r"(?P<which>\S+): [`'](?P<value>[^']*)' (?:invalid|too large) for parameter [`'](?P<parameter>\w+)'",
@@ -129,28 +129,28 @@ GPU_CAUSES = (
     NO_GPU,
     Cause(
         _GPU + r"is not supported by open nvidia\.ko",
-        "the open kernel modules do not support GPU {gpu} ({id}), which is older than Turing",
+        "GPU {gpu} ({id}) is not supported by open nvidia.ko: it is older than Turing",
         "set KERNEL_MODULE_TYPE=proprietary",
         NoGpuError,
         partial=True,
     ),
     Cause(
         r"requires use of the NVIDIA open kernel modules",
-        "the proprietary kernel modules do not support this GPU",
+        "a GPU is not supported by proprietary nvidia.ko: it requires the open modules",
         "set KERNEL_MODULE_TYPE=open",
         NoGpuError,
         partial=True,
     ),
     Cause(
         _GPU + r"is not supported by the NVIDIA (?P<release>\S+) driver release",
-        "driver {release} does not support GPU {gpu} ({id})",
+        "GPU {gpu} ({id}) is not supported by driver {release}",
         "use a driver whose list of supported products has it: a newer one for a new GPU, older for an old",
         NoGpuError,
         partial=True,
     ),
     Cause(
         r"ignoring the legacy GPU (?P<gpu>[0-9a-f:.]+)",
-        "this driver no longer supports GPU {gpu}",
+        "GPU {gpu} is no longer supported by this driver",
         "use one of NVIDIA's legacy driver branches",
         NoGpuError,
         partial=True,

@@ -64,7 +64,7 @@ def _unknown(failure: Failure) -> LoadError:
 
 
 def _message(cause: Cause, text: str, module: str, claims: Sequence[Claim]) -> str:
-    taken = _some(str(claim) for claim in claims) or "another driver has a GPU"
+    taken = _some(str(claim) for claim in claims) or "another driver, or a driver_override, has it"
     return cause.message.format(module=module, claims=taken, **_values(cause.pattern, text))
 
 

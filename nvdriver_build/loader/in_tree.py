@@ -5,7 +5,7 @@ Files of /lib/modules/R: modules.dep(5), and modules.builtin, a path a line (Doc
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Iterator, Mapping, Optional, Sequence
 
 from attrs import frozen
@@ -92,7 +92,7 @@ class _Unlisted(Mapping[str, tuple[str, ...]]):
 
 
 def _name(path: str) -> str:
-    return canonical_name(PurePosixPath(path.strip()).name)
+    return canonical_name(path.rpartition("/")[2].strip())
 
 
 def _lines(path: Path) -> Optional[Sequence[str]]:

@@ -24,6 +24,8 @@ class Status:
     """`built`, `store`, `registry` or `loaded`."""
     fit: Optional[str] = None
     """`exact` or `compatible`."""
+    proof: Optional[str] = None
+    """Why the headers are those of the running kernel."""
     driver_version: Optional[str] = None
     kernel_release: Optional[str] = None
     modules: Optional[Mapping[str, Optional[str]]] = None
