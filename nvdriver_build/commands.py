@@ -198,21 +198,13 @@ def _wait(process: Any, argv: Sequence[str], deadline: float, timeout: float, ti
     except BaseException:
         end_group(process.pid)
         raise
-    code: int = _exit_code(process)
+    code = int(process.process.wait())  # the command's own wait() raises, KeyError for some signals
     if code < 0:
         end_group(process.pid)  # its children may live on
         raise CommandError(
             f"{pasteable(argv)}: killed by {_signal_name(-code)}", cause="signal", hint=_signal_hint(-code)
         )
     return code
-
-
-def _exit_code(process: Any) -> int:
-    import sh
-
-    with contextlib.suppress(sh.ErrorReturnCode, sh.SignalException):
-        process.wait()
-    return int(process.exit_code)
 
 
 def _signal_name(number: int) -> str:
