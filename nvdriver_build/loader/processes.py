@@ -14,7 +14,7 @@ from attrs import frozen
 
 from nvdriver_build.loader.host import Host
 
-_DEVICE = re.compile(r"/dev/(?:nvidia|gdrdrv)\S*")
+_DEVICE = re.compile(r"\S*/dev/(?:nvidia(?:\d+|ctl|-\S+)|gdrdrv)(?!\S)")
 
 
 @frozen
@@ -38,7 +38,7 @@ def processes_holding(host: Host) -> tuple[Holder, ...]:
 
 def _holder(folder: Path) -> Optional[Holder]:
     try:
-        devices = {path for path in (*_descriptors(folder), *_mappings(folder)) if _DEVICE.search(path)}
+        devices = {path for path in (*_descriptors(folder), *_mappings(folder)) if _DEVICE.fullmatch(path)}
         if not devices:
             return None
         name = (folder / "comm").read_text(encoding="utf-8", errors="replace").strip()
