@@ -124,7 +124,7 @@ def obtain(
     found = store.find(recipe)
     if found is not None:
         return Obtained(found, require_fit(found, wish.target, wish.signatures_enforced), "store")
-    with store.building(recipe.key, _WAIT_FOR_OTHER):
+    with store.building(recipe.key, _WAIT_FOR_OTHER, commands.check):
         found = store.find(recipe)
         if found is not None:
             return Obtained(found, require_fit(found, wish.target, wish.signatures_enforced), "store")

@@ -20,6 +20,16 @@ from nvdriver_build.files import publish, sha256_file
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+_OWN_DIGEST = "sha256"
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    cattrs.BaseValidationError,
+)
 _MANIFEST_LIMIT = 64 * 1024 * 1024
 
 
@@ -43,8 +53,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """The name of the set in a store."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(asdict(self))
 
 
 @frozen
@@ -114,18 +123,32 @@ def describe(
         document = {**facts_document(facts), "path": f"{name}.ko"}
         files.append(ModuleFile(f"{name}.ko", facts.sha256, facts.size, document))
     manifest = Manifest(recipe.key, recipe, flavour, vermagic, config_digest, provenance, tuple(files))
-    text = json.dumps(cattrs.unstructure(manifest), indent=1, sort_keys=True)
-    publish(folder / MANIFEST, text + "\n")
+    write_manifest(folder, manifest)
     return ModuleSet(folder, manifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, with a digest of itself: a changed byte in it must not go unseen."""
+    document = cattrs.unstructure(manifest)
+    text = json.dumps({**document, _OWN_DIGEST: _digest(document)}, indent=1, sort_keys=True)
+    publish(folder / MANIFEST, text + "\n")
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    """sha256 over canonical JSON."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def open_set(folder: Path, *, check: bool = True) -> ModuleSet:
     """Read a set; StoreError with the reason where it is damaged in any way.
 
-    With `check` each file's bytes are compared with the manifest's digest.
+    With `check` every byte counts: the manifest is compared with its own digest, each file with its.
     """
-    manifest = _read_manifest(folder / MANIFEST)
-    if manifest.schema != SCHEMA or manifest.key != manifest.recipe.key:
+    manifest = _read_manifest(folder / MANIFEST, check)
+    if manifest.schema != SCHEMA:
+        raise _damaged(folder, f"its schema is {manifest.schema}, this program knows {SCHEMA}")
+    if manifest.key != manifest.recipe.key:
         raise _damaged(folder, f"its key {manifest.key} is not that of its recipe, {manifest.recipe.key}")
     if tuple(file.file for file in manifest.files) != tuple(f"{name}.ko" for name in manifest.recipe.modules):
         raise _damaged(folder, "its files are not the modules of its recipe")
@@ -134,14 +157,18 @@ def open_set(folder: Path, *, check: bool = True) -> ModuleSet:
     return ModuleSet(folder, manifest)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_manifest(path: Path, check: bool) -> Manifest:
     try:
         if path.stat().st_size > _MANIFEST_LIMIT:
             raise _damaged(path.parent, f"its manifest is larger than {_MANIFEST_LIMIT} bytes")
-        return cattrs.structure(json.loads(path.read_bytes()), Manifest)
+        document = json.loads(path.read_bytes())
+        digest = document.pop(_OWN_DIGEST, None)
+        if check and digest != _digest(document):
+            raise _damaged(path.parent, "its manifest is not as it was written")
+        return cattrs.structure(document, Manifest)
     except FileNotFoundError:
         raise _damaged(path.parent, f"it has no {MANIFEST}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, cattrs.BaseValidationError) as error:
+    except _UNREADABLE as error:
         raise _damaged(path.parent, f"its manifest cannot be read ({type(error).__name__})") from error
 
 
