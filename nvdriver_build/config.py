@@ -12,12 +12,14 @@ from typing import Any, Callable, Mapping, NamedTuple, Optional
 
 from attrs import frozen
 
+from nvdriver_build.commands import DEFAULT_PATH
 from nvdriver_build.errors import UsageError
 
 PREFIX = "NVDRIVER_"
 DEFAULT_STORE = Path("/var/lib/nvdriver-build")
 """The node's store: it outlives pods and boots."""
 _MIB = 1024 * 1024
+_DIGITS = 9
 
 
 @frozen
@@ -70,8 +72,8 @@ def _flag(name: str, value: str) -> bool:
 
 
 def _count(name: str, value: str) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) < 1:
-        raise _bad(name, value, "a whole number from 1 up")
+    if not value.isascii() or not value.isdigit() or len(value) > _DIGITS or int(value) < 1:
+        raise _bad(name, value[:40], f"a whole number from 1 up, of at most {_DIGITS} digits")
     return int(value)
 
 
@@ -140,20 +142,22 @@ def read_config(environment: Optional[Mapping[str, str]] = None, root: Path = Pa
         if setting.field:
             values[setting.field] = value
     values["store"] = values["store"] or _default_store(given, root)
-    return Config(path=given.get("PATH") or os.defpath, **values)
+    return Config(path=given.get("PATH") or DEFAULT_PATH, **values)
 
 
 def _refuse_unknown(given: Mapping[str, str]) -> None:
-    known = [setting.name for setting in _SETTINGS]
+    # Compared without the prefix, which makes any two of our names look near.
+    known = {_stem(setting.name): setting.name for setting in _SETTINGS}
     for name in sorted(given):
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = (
-                f"did you mean {near[0]}?"
-                if near
-                else f"known are {', '.join(n for n in known if PREFIX in n)}"
-            )
-            raise UsageError(f"unknown setting {name}={given[name]!r}", hint=hint)
+        if name.startswith(PREFIX) and known.get(_stem(name)) != name:
+            near = difflib.get_close_matches(_stem(name), known, 1)
+            ours = ", ".join(each for each in known.values() if each.startswith(PREFIX))
+            hint = f"did you mean {known[near[0]]}?" if near else f"known are {ours}"
+            raise UsageError(f"unknown setting {name}", hint=hint)  # its value may be a secret
+
+
+def _stem(name: str) -> str:
+    return name[len(PREFIX) :] if name.startswith(PREFIX) else name
 
 
 def _bad(name: str, value: str, wanted: str) -> UsageError:
@@ -169,7 +173,9 @@ def host_modules(root: Path = Path("/")) -> Path:
 def _default_store(given: Mapping[str, str], root: Path) -> Path:
     """The host's folder where this is a container that sees the host; a user's cache where not root."""
     if os.geteuid() != 0:
-        cache = given.get("XDG_CACHE_HOME") or f"{given.get('HOME', '/tmp')}/.cache"
+        cache = given.get("XDG_CACHE_HOME", "")
+        if not cache.startswith("/"):  # the XDG specification: relative ones are passed over
+            cache = f"{given.get('HOME', '')}/.cache"
         return Path(cache) / "nvdriver-build" / "store"
     host = root / "proc/1/root"
     if DEFAULT_STORE.is_mount() or not _is_other_root(host, root):

@@ -1,0 +1,227 @@
+"""Settings: NVIDIA's names with NVIDIA's meaning, ours with NVDRIVER_, and everything else refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nvdriver_build import config as config_room
+from nvdriver_build.commands import DEFAULT_PATH
+from nvdriver_build.config import Config, host_modules, read_config
+from nvdriver_build.errors import UsageError
+
+ROOT = {"PATH": "/usr/bin", "HOME": "/root"}
+
+
+@pytest.fixture
+def root_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+def test_defaults(root_user: None, tmp_path: Path) -> None:
+    """With nothing set, the defaults are those of the contract."""
+    found = read_config({}, tmp_path)
+    assert attrs.asdict(found) == {
+        "path": DEFAULT_PATH,
+        "store": Path("/var/lib/nvdriver-build"),
+        "driver_version": None,
+        "kind": "auto",
+        "source": None,
+        "run_sha256": None,
+        "headers": None,
+        "module_tree": None,
+        "parameters": Path("/drivers"),
+        "run_dir": Path("/run/nvidia"),
+        "compiler_mismatch": False,
+        "jobs": None,
+        "job_memory": 1024**3,
+        "announce_driver_ready": False,
+        "driver_root": Path("/run/nvidia/driver"),
+        "config_digest": None,
+        "node_name": None,
+        "log_format": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("PATH", "/bin", "path", "/bin"),
+        ("DRIVER_VERSION", "535.261.03", "driver_version", "535.261.03"),
+        ("KERNEL_MODULE_TYPE", "open", "kind", "open"),
+        ("KERNEL_MODULE_TYPE", "proprietary", "kind", "proprietary"),
+        ("DRIVER_CONFIG_DIGEST", "12345", "config_digest", "12345"),
+        ("NODE_NAME", "worker-0", "node_name", "worker-0"),
+        ("NVDRIVER_STORE", "/store", "store", Path("/store")),
+        ("NVDRIVER_SOURCE", "/driver", "source", Path("/driver")),
+        ("NVDRIVER_RUN_SHA256", "ab", "run_sha256", "ab"),
+        ("NVDRIVER_HEADERS", "/", "headers", Path("/")),
+        ("NVDRIVER_MODULE_TREE", "/m", "module_tree", Path("/m")),
+        ("NVDRIVER_PARAMETERS", "/p", "parameters", Path("/p")),
+        ("NVDRIVER_RUN_DIR", "/r", "run_dir", Path("/r")),
+        ("NVDRIVER_COMPILER_MISMATCH", "allow", "compiler_mismatch", True),
+        ("NVDRIVER_COMPILER_MISMATCH", "refuse", "compiler_mismatch", False),
+        ("NVDRIVER_JOBS", "8", "jobs", 8),
+        ("NVDRIVER_JOB_MEMORY_MIB", "512", "job_memory", 512 * 1024**2),
+        ("NVDRIVER_ANNOUNCE_DRIVER_READY", "True", "announce_driver_ready", True),
+        ("NVDRIVER_DRIVER_ROOT", "/d", "driver_root", Path("/d")),
+        ("NVDRIVER_LOG_FORMAT", "json", "log_format", "json"),
+    ],
+)
+def test_each_setting_is_read(name: str, text: str, field: str, value: Any) -> None:
+    """Each name sets its field, and nothing else; an empty value, as Kubernetes gives it, is the default."""
+    base = read_config(ROOT)
+    assert read_config({**ROOT, name: text}) == attrs.evolve(base, **{field: value})
+    if name != "PATH":
+        assert read_config({**ROOT, name: ""}) == base
+
+
+def test_every_setting_has_a_test() -> None:
+    """No row of the table is forgotten above; those without a field are only ever refused."""
+    rows = {setting.name for setting in config_room._SETTINGS if setting.field}
+    tested = {case[0] for case in test_each_setting_is_read.pytestmark[0].args[1]} - {"PATH"}
+    assert tested == rows
+    assert {setting.field for setting in config_room._SETTINGS if setting.field} | {"path"} == {
+        field.name for field in attrs.fields(Config)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("KERNEL_MODULE_TYPE", "closed", "auto or open or proprietary"),
+        ("NVDRIVER_STORE", "store", "an absolute path"),
+        ("NVDRIVER_STORE", "~/store", "an absolute path"),
+        ("NVDRIVER_JOBS", "0", "from 1 up"),
+        ("NVDRIVER_JOBS", "-1", "from 1 up"),
+        ("NVDRIVER_JOBS", "1.5", "from 1 up"),
+        ("NVDRIVER_JOBS", "٣", "from 1 up"),
+        ("NVDRIVER_JOBS", "9" * 5000, "from 1 up"),
+        ("NVDRIVER_JOB_MEMORY_MIB", "1GiB", "from 1 up"),
+        ("NVDRIVER_COMPILER_MISMATCH", "yes", "allow or refuse"),
+        ("NVDRIVER_ANNOUNCE_DRIVER_READY", "1", "true or false"),
+        ("NVDRIVER_LOG_FORMAT", "xml", "console or json"),
+        ("DRIVER_VERSION", "535\nevil", "one line"),
+    ],
+)
+def test_a_bad_value_is_told(name: str, text: str, told: str) -> None:
+    """UsageError names the setting and its value, the hint says what it takes; a huge value is cut."""
+    with pytest.raises(UsageError) as caught:
+        read_config({**ROOT, name: text})
+    assert caught.value.message.startswith(f"{name} is {text[:40]!r}"[:45])
+    assert len(caught.value.message) < 120
+    assert told in (caught.value.hint or "")
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("NVDRIVER_STROE", "did you mean NVDRIVER_STORE?"),
+        ("NVDRIVER_HEADER", "did you mean NVDRIVER_HEADERS?"),
+        ("NVDRIVER_VERSION", "did you mean DRIVER_VERSION?"),
+        ("NVDRIVER_DRIVER_VERSION", "did you mean DRIVER_VERSION?"),
+        ("NVDRIVER_", "known are NVDRIVER_STORE, "),
+        ("NVDRIVER_XYZZYQ", "known are NVDRIVER_STORE, "),
+    ],
+)
+def test_an_unknown_setting_is_told(name: str, hint: str) -> None:
+    """An unknown name of ours is refused with the near one; its value is not shown: it may be a secret."""
+    with pytest.raises(UsageError) as caught:
+        read_config({**ROOT, name: "hunter2"})
+    assert caught.value.message == f"unknown setting {name}"
+    assert (caught.value.hint or "").startswith(hint)
+    assert "hunter2" not in str(caught.value) + (caught.value.hint or "")
+
+
+def test_other_names_are_none_of_ours() -> None:
+    """Whatever else is in the environment is not looked at."""
+    assert read_config(
+        {**ROOT, "NVIDIA_VISIBLE_DEVICES": "void", "NVDRIVER": "x", "nvdriver_x": ""}
+    ) == read_config(ROOT)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["GDS_ENABLED=true", "GDRCOPY_ENABLED=true", "GPU_DIRECT_RDMA_ENABLED=true", "DRIVER_TYPE=vgpu"],
+)
+def test_what_is_not_supported_is_told(setting: str) -> None:
+    """What another image would have to bring ends with exit 2; switched off it is fine."""
+    name, _, value = setting.partition("=")
+    with pytest.raises(UsageError, match=f"{setting} is not supported yet") as caught:
+        read_config({**ROOT, name: value})
+    assert caught.value.hint
+    assert read_config({**ROOT, name: "passthrough" if name == "DRIVER_TYPE" else "false"}) == read_config(
+        ROOT
+    )
+
+
+@given(
+    name=st.sampled_from([setting.name for setting in config_room._SETTINGS]),
+    value=st.text(st.characters(blacklist_characters="\0"), max_size=30),
+)
+def test_any_value_is_read_or_told(name: str, value: str) -> None:
+    """No value of any setting raises anything but UsageError."""
+    try:
+        read_config({**ROOT, name: value})
+    except UsageError as error:
+        assert name in error.message
+
+
+def test_store_of_a_user() -> None:
+    """Who is not root has the store in the cache folder; a relative XDG_CACHE_HOME is passed over."""
+    cases: Dict[str, Dict[str, str]] = {
+        "/home/u/.cache": {"HOME": "/home/u"},
+        "/cache": {"HOME": "/home/u", "XDG_CACHE_HOME": "/cache"},
+        "/home/v/.cache": {"HOME": "/home/v", "XDG_CACHE_HOME": "cache"},
+        "/.cache": {},
+    }
+    real = os.geteuid
+    os.geteuid = lambda: 1000
+    try:
+        found = {base: read_config(given).store for base, given in cases.items()}
+    finally:
+        os.geteuid = real
+    assert found == {base: Path(base) / "nvdriver-build" / "store" for base in cases}
+
+
+def _root_with_host(tmp_path: Path, host: Optional[str]) -> Path:
+    """A root whose /proc/1/root leads to the folder `host`, to the root itself, or nowhere."""
+    (tmp_path / "proc" / "1").mkdir(parents=True)
+    (tmp_path / "host").mkdir()
+    if host is not None:
+        (tmp_path / "proc" / "1" / "root").symlink_to(tmp_path / host)
+    return tmp_path
+
+
+def test_store_of_the_host(root_user: None, tmp_path: Path) -> None:
+    """A container that sees the host keeps the store there: it must outlive the pod."""
+    root = _root_with_host(tmp_path, "host")
+    assert read_config(ROOT, root).store == root / "proc/1/root/var/lib/nvdriver-build"
+    assert host_modules(root) == root / "proc/1/root/lib/modules"
+
+
+@pytest.mark.parametrize("host", ["", "gone", None])
+def test_store_where_no_host_is_seen(root_user: None, tmp_path: Path, host: Optional[str]) -> None:
+    """On the host itself, and where process 1 cannot be looked at, the store is here."""
+    root = _root_with_host(tmp_path, host)
+    assert read_config(ROOT, root).store == Path("/var/lib/nvdriver-build")
+    assert host_modules(root) == root / "lib/modules"
+
+
+def test_a_mounted_store_is_taken(root_user: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a volume is mounted at the store's place, that is it, host or not."""
+    monkeypatch.setattr(Path, "is_mount", lambda self: str(self) == "/var/lib/nvdriver-build")
+    assert read_config(ROOT, _root_with_host(tmp_path, "host")).store == Path("/var/lib/nvdriver-build")
+
+
+def test_the_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an argument the process's own environment is read."""
+    monkeypatch.setenv("NVDRIVER_STORE", "/from/environment")
+    assert read_config().store == Path("/from/environment")
