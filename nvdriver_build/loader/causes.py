@@ -92,6 +92,11 @@ FORMAT_CAUSES = (
         REBUILD,
     ),
     Cause(
+        r"(?P<which>\S+): no symbol version for (?P<symbol>\S+)",
+        "{which} has no version of {symbol}, and this kernel wants one",
+        REBUILD,
+    ),
+    Cause(
         r"(?P<which>\S+): module uses symbol \(?(?P<symbol>\w+)\)? from namespace (?P<space>\w+), but ",
         "{which} uses {symbol} of the symbol namespace {space}, which it does not import",
         REBUILD,

@@ -101,6 +101,12 @@ CASES: dict[str, tuple[str, tuple[str, ...], Type[NvdriverError], str]] = {
         LoadError,
         "nvidia was built against another kernel: it disagrees about the version of module_layout",
     ),
+    "no symbol version": (
+        INSERT + "Invalid argument\n",
+        ("nvidia: no symbol version for _printk", UNKNOWN.format("_printk", -22)),
+        LoadError,
+        "nvidia has no version of _printk, and this kernel wants one",
+    ),
     "unknown symbol": (
         INSERT + "Unknown symbol in module, or unknown parameter (see dmesg)\n",
         tuple(UNKNOWN.format(f"symbol{number}", -2) for number in range(7)),
