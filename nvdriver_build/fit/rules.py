@@ -154,13 +154,13 @@ def _imports(module: ModuleFacts, _: Surroundings) -> Iterable[Finding]:
 def _licenses(module: ModuleFacts, around: Surroundings) -> Iterable[Finding]:
     used, providers = used_symbols(module, around.providers), around.providers
     gpl_only = [name for name in used if providers[name].gpl_only]
+    proprietary = [name for name in used if providers[name].module in around.tainted]
     if not gpl_compatible(module):
         for name in gpl_only:
             message = f"has license {module.license!r} and uses {name}, which is for GPL modules only"
             yield Finding("gpl-only", message, name)
-    elif gpl_only and module.name in around.tainted:
-        other = next(name for name in used if providers[name].module in around.tainted)
-        message = f"uses {other} of a proprietary module and {gpl_only[0]}, which is for GPL modules only"
+    elif gpl_only and proprietary:
+        message = f"uses {proprietary[0]} of a proprietary module and GPL-only {gpl_only[0]}"
         yield Finding("gpl-only", message, gpl_only[0])
 
 

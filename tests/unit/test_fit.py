@@ -252,6 +252,11 @@ def test_licenses_that_are_not_the_gpl(license: Optional[str]) -> None:
     assert codes(driver(needed={"gpl": 2}, license=license)) == ["gpl-only"]
 
 
+def test_gpl_only_and_weak() -> None:
+    """A weak GPL-only symbol counts too; the kernel would leave it unresolved."""
+    assert codes(driver(needed={"gpl": 2}, weak=["gpl"], license="MIT")) == ["gpl-only"]
+
+
 def test_gpl_only_of_the_set() -> None:
     """What a module of the set exports for GPL modules only counts too."""
     core = driver(exports={"nv": export(7, gpl=True)})
@@ -259,19 +264,18 @@ def test_gpl_only_of_the_set() -> None:
 
 
 def proprietary_set(last_needs: dict[str, int]) -> tuple[ModuleFacts, ...]:
-    """nvidia is proprietary, nvidia_uvm uses it, nvidia_drm uses nvidia_uvm; both are under the GPL."""
+    """nvidia is proprietary; each of the others, all under the GPL, uses the one before it."""
     core = driver(exports={"nv": export(7)}, license="NVIDIA")
     middle = driver("nvidia_uvm", {"nv": 7}, depends=["nvidia"], exports={"uvm": export(8)})
-    return core, middle, driver("nvidia_drm", {"uvm": 8, **last_needs}, depends=["nvidia-uvm"])
+    upper = driver("nvidia_modeset", {"uvm": 8}, depends=["nvidia-uvm"], exports={"kms": export(9)})
+    return core, middle, upper, driver("nvidia_drm", {"kms": 9, **last_needs}, depends=["nvidia-modeset"])
 
 
 def test_taint_is_inherited() -> None:
     """Who uses a proprietary module counts as one, over any number of steps (kernel: inherit_taint)."""
     assert codes(*proprietary_set({"printk": 1})) == []
     [finding] = findings(*proprietary_set({"gpl": 2}))
-    assert finding == Finding(
-        "gpl-only", "uses uvm of a proprietary module and gpl, which is for GPL modules only", symbol="gpl"
-    )
+    assert finding == Finding("gpl-only", "uses kms of a proprietary module and GPL-only gpl", symbol="gpl")
     assert codes(*reversed(proprietary_set({"gpl": 2}))) == ["gpl-only"]
 
 
@@ -332,6 +336,7 @@ def test_duplicates() -> None:
     one, two = driver(exports={"nv": export(7)}), driver("nvidia_uvm", exports={"nv": export(7)})
     assert findings(one, two) == [Finding("duplicate", "exports nv, as nvidia does", symbol="nv")]
     assert codes(driver(), driver()) == ["duplicate"]
+    assert codes(driver(needed={"gpl": 2}), driver(license="NVIDIA")) == ["duplicate"]
     assert codes(driver(exports={"drm_open": export(4)})) == ["duplicate"]
 
 
