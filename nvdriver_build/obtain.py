@@ -6,6 +6,7 @@ Every way ends in the same `check_fit` against the kernel, and none falls back t
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from pathlib import Path
 from typing import Iterator, Optional, Sequence
 
@@ -16,6 +17,7 @@ from nvdriver_build import __version__
 from nvdriver_build.build import JOB_MEMORY, Build, Progress, build_modules, copy_modules, make_flags, measure
 from nvdriver_build.commands import Commands
 from nvdriver_build.errors import (
+    BuildError,
     FitError,
     HeadersError,
     NvdriverError,
@@ -23,6 +25,7 @@ from nvdriver_build.errors import (
     SourceError,
     UsageError,
 )
+from nvdriver_build.files import private_folder
 from nvdriver_build.fit import UNFIT, Fit, check_fit
 from nvdriver_build.kernel import Headers, KernelTarget, find_compiler
 from nvdriver_build.sets import ModuleSet, Provenance, Recipe, describe
@@ -150,8 +153,8 @@ def _build(
         jobs=jobs,
         compiler=compiler.text,
     )
-    with store.workspace() as work:
-        modules = build_modules(build, work, commands, store.log(recipe.key), progress)
+    with store.workspace() as work, _build_folder(work) as folder:
+        modules = build_modules(build, folder, commands, store.log(recipe.key), progress)
         place = work / "set"
         copy_modules(modules, place)
         made = describe(
@@ -164,6 +167,25 @@ def _build(
         )
         fit = require_fit(made, wish.target, wish.signatures_enforced)
         return Obtained(store.add(place, recipe.key), fit, "built", jobs)
+
+
+@contextlib.contextmanager
+def _build_folder(work: Path) -> Iterator[Path]:
+    """Where to build: in `work`, but for a store of the host's, by /proc/1/root.
+
+    make would take the path of its current folder from the host's root, and that is another place here.
+    """
+    if not work.is_relative_to("/proc"):
+        yield work
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(private_folder(Path(tempfile.gettempdir())))
+        except OSError as error:
+            raise BuildError(
+                f"there is no folder to build in: {error}", hint="mount a volume at /tmp"
+            ) from error
+        yield folder
 
 
 def _provenance(build: Build, wish: Wish) -> Provenance:
