@@ -19,7 +19,7 @@ LOAD_ORDER = (DRIVER, "nvidia_uvm", "nvidia_modeset", "nvidia_drm", "nvidia_peer
 RELATIVES = frozenset(LOAD_ORDER) | {"nvidia_fs", "nvidia_vgpu_vfio", "gdrdrv", "nv_peer_mem"}
 """Modules of the driver even where /sys shows no holder link: some take `nvidia` by symbol_get."""
 
-_NOTE = struct.Struct("=III")
+_NOTE = struct.Struct("=III4s")
 _NT_GNU_BUILD_ID = 3
 
 
@@ -127,9 +127,8 @@ def _build_id(folder: Path) -> Optional[str]:
     """The build id in hex, from the note that the kernel keeps of the file it loaded (elf(5), Nhdr)."""
     try:
         note = (folder / "notes" / ".note.gnu.build-id").read_bytes()
-        name_size, size, kind = _NOTE.unpack_from(note)
+        _, size, kind, _ = _NOTE.unpack_from(note)
     except (OSError, struct.error):
         return None
-    start = _NOTE.size + (name_size + 3) // 4 * 4
-    value = note[start : start + size]
+    value = note[_NOTE.size : _NOTE.size + size]
     return value.hex() if kind == _NT_GNU_BUILD_ID and value else None

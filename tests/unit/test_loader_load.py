@@ -96,6 +96,17 @@ def test_modprobe_that_lies_is_not_believed(node: FakeHost) -> None:
         load(["nvidia"], root_of(node), node.commands, node.host, Log().follow)
 
 
+def test_module_that_is_not_live_yet_is_left_to_modprobe(node: FakeHost) -> None:
+    """Somebody else's load that still runs is no module of ours: the kernel makes modprobe wait for it."""
+    node.module("nvidia", build_id=IDS["nvidia"], state="coming")
+    (node.root / "plan/nvidia/initstate").replace(node.root / "initstate")
+    script = (node.root / "bin/modprobe").read_text()
+    finish = f"cp {node.root}/initstate {node.modules}/nvidia/initstate\n"
+    (node.root / "bin/modprobe").write_text(script + finish)
+    load(["nvidia"], root_of(node), node.commands, node.host, Log().follow)
+    assert asked_for(node) == ["modprobe nvidia"]
+
+
 def test_failure_is_told_by_its_cause_and_rolled_back(node: FakeHost) -> None:
     """What this call loaded is unloaded, holders first; what was there before stays."""
     node.module("nvidia_fs")

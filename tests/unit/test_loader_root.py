@@ -55,7 +55,7 @@ def tree(tmp_path: Path) -> Path:
             "modules.order": "kernel/drivers/gpu/drm/drm.ko\n",
             "modules.builtin.modinfo": b"",
             "kernel/drivers/gpu/drm/drm.ko.xz": lzma.compress(small_module("drm", ["backlight"])),
-            "kernel/drivers/video/backlight.ko": small_module("backlight"),
+            "kernel/drivers/video/backlight.ko": small_module("backlight", ["video"]),
             "kernel/drivers/char/ipmi/ipmi_msghandler.ko": small_module("ipmi_msghandler"),
             "kernel/net/unrelated.ko": small_module("unrelated"),
         },
@@ -116,7 +116,12 @@ def test_configuration_of_the_machine_does_not_count(
     ours: list[ModuleFacts], tree: Path, tmp_path: Path
 ) -> None:
     """modprobe and depmod get folders of ours, so that an install line of the host's cannot stand in."""
-    root = prepare_root(tmp_path / "root", RELEASE, ours, tree, COMMANDS)
+    script = f'#!/bin/sh\necho "$*" >{tmp_path}/ran\nPATH={COMMANDS.path} exec depmod "$@"\n'
+    write_tree(tmp_path, {"bin/depmod": script})
+    (tmp_path / "bin/depmod").chmod(0o755)
+    root = prepare_root(tmp_path / "root", RELEASE, ours, tree, SystemCommands(f"{tmp_path}/bin:/bin"))
+    private = (tmp_path / "ran").read_text().split()[1]
+    assert (tmp_path / "ran").read_text() == f"-b {private} -C {private}/depmod.d {RELEASE}\n"
     shown = subprocess.run([*root.modprobe("--showconfig")], capture_output=True, text=True, check=True)
     words = {line.split()[0] for line in shown.stdout.splitlines() if line and not line.startswith("#")}
     assert words <= {"options", "alias", "softdep"}
