@@ -169,9 +169,7 @@ def _unpacked(archive: Path, work: Path, commands: Commands, run_sha256: Optiona
     try:
         unpack(archive, folder, commands.check)
     except ArchiveError as error:
-        raise SourceError(
-            f"{archive}: {error}", hint="fetch the archive again, from NVIDIA or Debian"
-        ) from error
+        raise SourceError(error.message, hint="fetch the archive again, from NVIDIA or Debian") from error
     return folder
 
 
@@ -182,7 +180,8 @@ def _extract_run(archive: Path, folder: Path, commands: Commands, expected: Opti
         reason = "no expected sha256 was given" if expected is None else f"expected sha256 {expected}"
         raise SourceError(
             f"{archive} is a program that would run as this user; {reason}, found {found}",
-            hint="compare it with the sum that NVIDIA publishes, then give it as --run-sha256",
+            hint="compare it with the sum that NVIDIA publishes, then give it as --run-sha256 "
+            "(NVDRIVER_RUN_SHA256)",
         )
     try:
         finished = commands.run(["sh", str(archive), "-x", "--target", str(folder)], timeout=_RUN_LIMIT)

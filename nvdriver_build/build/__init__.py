@@ -67,7 +67,7 @@ def build_modules(
     tree = work / "tree"
     if set(str(tree)) & set(" :\t\n"):
         raise BuildError(
-            f"cannot build in {work}: make splits paths at blanks and colons", hint="choose another"
+            f"cannot build in {work}: make splits paths at blanks and colons", hint="choose another store"
         )
     try:
         _link_sources(build, tree, commands)
@@ -142,9 +142,9 @@ def _make(build: Build, tree: Path, commands: Commands, log: Path, progress: Opt
             tick=_ticker(build, log, progress),
         )
     except CommandError as error:
-        raise _failed(build, log, str(error), error.hint) from error
+        raise _failed(build, tree, log, str(error), error.hint) from error
     if not finished.ok:
-        raise _failed(build, log, f"make ended with {finished.exit_code}", None)
+        raise _failed(build, tree, log, f"make ended with {finished.exit_code}", None)
 
 
 def _ticker(build: Build, log: Path, progress: Optional[Progress]) -> Optional[Callable[[], None]]:
@@ -159,11 +159,12 @@ def _ticker(build: Build, log: Path, progress: Optional[Progress]) -> Optional[C
     return tick
 
 
-def _failed(build: Build, log: Path, what: str, hint: Optional[str]) -> BuildError:
+def _failed(build: Build, tree: Path, log: Path, what: str, hint: Optional[str]) -> BuildError:
+    """The error for a build; files are named as in the source, since the folder of links is about to go."""
     failure: Optional[Failure] = None
     with contextlib.suppress(OSError):
         failure = first_failure(log)
-    cause = str(failure) if failure else tail(log, 3) or what
+    cause = (str(failure) if failure else tail(log, 3) or what).replace(f"{tree}/", "")
     kernel, compiler = build.target.release, build.compiler.text
     return BuildError(
         f"driver {build.source.version} ({build.source.kind}) for kernel {kernel} does not build: {cause}",

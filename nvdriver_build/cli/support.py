@@ -14,6 +14,7 @@ from nvdriver_build.cli.driver import host_of
 from nvdriver_build.cli.logs import log_options
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import read_config
+from nvdriver_build.errors import UsageError
 from nvdriver_build.node.bundle import write_bundle
 from nvdriver_build.node.doctor import Check, examine
 
@@ -57,5 +58,9 @@ def _verdict(bad: list[Check]) -> str:
 def support_bundle(output: Path) -> None:
     """One tar with facts, logs and status, without secrets."""
     config = read_config()
-    names = write_bundle(output, config, host_of(config), os.uname().machine, SystemCommands(config.path))
+    commands = SystemCommands(config.path)
+    try:
+        names = write_bundle(output, config, host_of(config), os.uname().machine, commands)
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}", hint="give another --output") from error
     click.echo(f"{output}: {len(names)} files")

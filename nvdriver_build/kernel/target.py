@@ -18,6 +18,7 @@ from nvdriver_build.errors import HeadersError, ModuleFormatError
 from nvdriver_build.kernel.config import digest, parse_config
 from nvdriver_build.kernel.headers import Headers
 
+_PREEMPT = re.compile(r'CONFIG_(PREEMPT\w*)\)?\s*\n\s*#\s*define\s+MODULE_VERMAGIC_PREEMPT\s+"(\w+ )"')
 _RANDSTRUCT = re.compile(r'RANDSTRUCT_HASHED_SEED\s+"([0-9a-f]+)"')
 ARCHITECTURES = {"x86_64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
 """`uname -m` and ELF names to the name that this package uses."""
@@ -94,7 +95,8 @@ def target_from_modules(tree: Path, release: str) -> KernelTarget:
     symvers = read_node_symvers(tree)
     if symvers is None:
         raise HeadersError(
-            f"{tree} has no symvers.gz or symvers.xz", hint="give kernel headers instead (--headers)"
+            f"no kernel headers are here, and {tree} has no symvers.gz or symvers.xz",
+            hint="give kernel headers (--headers, NVDRIVER_HEADERS), or run in the Driver Toolkit",
         )
     raw_config = _read(tree / "config")
     config = parse_config(raw_config.decode("utf-8", "replace"))
@@ -207,21 +209,22 @@ def _randstruct(output: Path) -> Optional[str]:
 
 
 def _vermagic(release: str, config: Mapping[str, str], vermagic_h: str, randstruct: Optional[str]) -> str:
-    """VERMAGIC_STRING of include/linux/vermagic.h and arch/*/include/asm/vermagic.h.
-
-    Since Linux 5.16 'preempt' stands for PREEMPT_BUILD; before, and in headers that say so, for PREEMPT.
-    """
-    preempt = "PREEMPT" if vermagic_h and "CONFIG_PREEMPT_BUILD" not in vermagic_h else "PREEMPT_BUILD"
+    """VERMAGIC_STRING of include/linux/vermagic.h and arch/*/include/asm/vermagic.h."""
     words = [
         ("SMP ", config.get("SMP") == "y"),
-        ("preempt ", config.get(preempt) == "y"),
-        ("preempt_rt ", config.get("PREEMPT_RT") == "y" and config.get(preempt) != "y"),
+        (_preempt(config, vermagic_h), True),
         ("mod_unload ", config.get("MODULE_UNLOAD") == "y"),
         ("modversions ", config.get("MODVERSIONS") == "y"),
         ("aarch64", config.get("ARM64") == "y"),
         (f"RANDSTRUCT_{randstruct}", config.get("RANDSTRUCT") == "y" and randstruct is not None),
     ]
     return f"{release} " + "".join(word for word, there in words if there)
+
+
+def _preempt(config: Mapping[str, str], vermagic_h: str) -> str:
+    """What the header says for this configuration: its branches and their order change between kernels."""
+    branches = _PREEMPT.findall(vermagic_h) or [("PREEMPT_BUILD", "preempt "), ("PREEMPT_RT", "preempt_rt ")]
+    return next((word for name, word in branches if config.get(name) == "y"), "")
 
 
 def _read(path: Path) -> bytes:

@@ -21,7 +21,8 @@ from nvdriver_build.kernel import (
 )
 from nvdriver_build.loader.devices import claimants, nvidia_devices
 from nvdriver_build.loader.host import Host, driver_modules
-from nvdriver_build.node.look import Kernel, look
+from nvdriver_build.node.look import Kernel, look, source_place
+from nvdriver_build.source import open_source
 from nvdriver_build.store import Store
 
 SPACE = 2 * 1024**3
@@ -46,11 +47,14 @@ def examine(
     if headers is not None:
         return (
             _running(host, machine),
+            _gpu(host),
             _attempt("headers", lambda: _named_headers(headers, commands, config)),
             *_machine(config, host),
         )
-    checks = [_running(host, machine), _attempt("headers", lambda: _headers(look(config, host, machine)))]
-    if checks[1].ok:
+    found = _attempt("headers", lambda: _headers(look(config, host, machine)))
+    source = _attempt("source", lambda: _source(config, commands))
+    checks = [_running(host, machine), _gpu(host), found, source]
+    if found.ok:
         kernel = look(config, host, machine)
         if kernel.headers is not None:
             checks.append(_attempt("compiler", lambda: _compiler(kernel, commands, config)))
@@ -58,7 +62,7 @@ def examine(
 
 
 def _machine(config: Config, host: Host) -> tuple[Check, ...]:
-    return (_gpu(host), _security(host), _loaded(host), _space(config), _capacity(config), _store(config))
+    return (_security(host), _loaded(host), _space(config), _capacity(config), _store(config))
 
 
 def _attempt(name: str, check: Callable[[], str]) -> Check:
@@ -85,6 +89,14 @@ def _named_headers(place: Path, commands: Commands, config: Config) -> str:
     return f"{target.release} {target.arch} {target.flavour}, {len(target.symbols)} symbols; {compiler.text}"
 
 
+def _source(config: Config, commands: Commands) -> str:
+    place = source_place(config)
+    if place.is_file():
+        return f"{place}, which is unpacked first"
+    source = open_source(place, config.kind, place, commands)
+    return f"{place}: driver {source.version} ({source.kind})"
+
+
 def _compiler(kernel: Kernel, commands: Commands, config: Config) -> str:
     compiler = find_compiler(kernel.target, commands, allow_mismatch=config.compiler_mismatch)
     same = (
@@ -101,12 +113,13 @@ def _gpu(host: Host) -> Check:
             "gpu", False, "no NVIDIA GPU on the PCI bus", "is it passed through to this machine?", 19
         )
     names = ", ".join(str(device) for device in devices)
-    if claims:
-        taken = ", ".join(str(claim) for claim in claims)
-        return Check(
-            "gpu", False, f"{names}; taken: {taken}", "unbind that driver, or keep it from loading", 15
-        )
-    return Check("gpu", True, names)
+    if not claims:
+        return Check("gpu", True, names)
+    detail = f"{names}; taken: {', '.join(str(claim) for claim in claims)}"
+    hint = "unbind that driver, or keep it from loading"
+    if sum(claim.device is not None for claim in claims) < len(devices):
+        return Check("gpu", None, detail, hint)
+    return Check("gpu", False, detail, hint, 15)
 
 
 def _security(host: Host) -> Check:
@@ -116,8 +129,10 @@ def _security(host: Host) -> Check:
         f"signatures enforced: {_word(security.sig_enforce)}",
         f"lockdown {security.lockdown or 'unknown'}",
     ]
-    hint = "sign the modules with a key that the kernel trusts" if security.enforces else None
-    return Check("security", None, ", ".join(words), hint)
+    if security.enforces:
+        hint = "the modules that are built here are not signed yet: switch it off, or use another node"
+        return Check("security", False, ", ".join(words), hint, 14)
+    return Check("security", None, ", ".join(words))
 
 
 def _word(value: Optional[bool]) -> str:
