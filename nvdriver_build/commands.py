@@ -22,7 +22,7 @@ from nvdriver_build.errors import NvdriverError
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OUTPUT_LIMIT = 16 * 1024 * 1024
 """Bytes of captured output that are kept; a program that writes more is cut there."""
-GRACE = 1.0
+GRACE = 0.7
 """Seconds between SIGTERM and SIGKILL of a process group."""
 
 Tick = Callable[[], None]

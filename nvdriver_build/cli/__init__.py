@@ -5,10 +5,14 @@ Each command's module is imported when it is called: `--help` and `probe` answer
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
+import os
 import signal
 import sys
+import traceback
 from typing import Any, Optional
 
 import click
@@ -56,45 +60,69 @@ def group() -> None:
 def main(arguments: Optional[list[str]] = None) -> None:
     """The command `nvdriver-build`: exits with the codes of docs/contracts.md."""
     words = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes of any kind
+    code, lost = _run(words), _lost_output()
+    sys.exit(code or lost or 0)
+
+
+def _run(words: list[str]) -> int:
     try:
-        code = group.main(args=words, standalone_mode=False) or 0  # click returns the code of an Exit
-    except click.Abort:
-        code = 128 + signal.SIGINT
+        return group.main(args=words, standalone_mode=False) or 0  # click returns the code of an Exit
+    except (click.Abort, KeyboardInterrupt):
+        return 128 + signal.SIGINT
     except click.ClickException as error:
-        code = _wrong_usage(error, "--json" in words)
+        return _wrong_usage(error, "--json" in words)
     except NvdriverError as error:
-        code = _report(error, "--json" in words)
+        return _report(error, "--json" in words)
     except Stopped as end:
-        code = 128 + end.signal
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
-    except BrokenPipeError:
-        code = 128 + signal.SIGPIPE
+        return 128 + end.signal
+    except SystemExit:  # of click, where the reader of standard output is gone
+        return 128 + signal.SIGPIPE
     except Exception as error:
-        code = _report(_bug(error), "--json" in words)
-    sys.exit(code)
+        if {"-v", "--verbose"} & set(words):
+            traceback.print_exc()
+        return _lost_output() or _report(_bug(error), "--json" in words)
+
+
+def _lost_output() -> Optional[int]:
+    """The exit code where standard output cannot be written: its reader is gone, or the disk is full.
+
+    It is muted then: the interpreter tries once more on its way out, and would print a traceback.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return None
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        click.echo(f"error: cannot write to standard output: {error.strerror}", err=True)
+        return NvdriverError.exit_code
 
 
 def _report(error: NvdriverError, as_json: bool) -> int:
-    if as_json:
-        click.echo(json.dumps({"schema": 1, "error": error.document()}))
     click.echo(f"error: {error.message}", err=True)
     if error.hint:
         click.echo(f"hint: {error.hint}", err=True)
+    _tell(error, as_json)
     return error.exit_code
 
 
 def _wrong_usage(error: click.ClickException, as_json: bool) -> int:
     """Click's own words say how a command is used."""
     error.show()
-    if as_json:
-        wrong = UsageError(error.format_message(), hint="see --help")
-        click.echo(json.dumps({"schema": 1, "error": wrong.document()}))
+    _tell(UsageError(error.format_message(), hint="see --help"), as_json)
     return UsageError.exit_code
 
 
+def _tell(error: NvdriverError, as_json: bool) -> None:
+    if as_json:
+        with contextlib.suppress(OSError):  # the error is told on standard error, too
+            click.echo(json.dumps({"schema": 1, "error": error.document()}))
+
+
 def _bug(error: Exception) -> NvdriverError:
-    """A traceback is no message: its last place is, and the log has the rest where -v is given."""
+    """A traceback is no message: its last place is, and -v shows the rest."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from nvdriver_build.cli.signals import StopFlag
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import Config, read_config
 from nvdriver_build.errors import StoreError, UsageError
-from nvdriver_build.files import private_folder, publish_folder
+from nvdriver_build.files import private_folder, publish_folder, sync
 from nvdriver_build.kernel import find_headers, target_from_headers
 from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain, opened_source
 from nvdriver_build.sets import MANIFEST, ModuleSet
@@ -83,12 +84,13 @@ def build(
 
 
 def _check_output(output: Path) -> None:
-    if (
-        output.exists()
-        and not (output / MANIFEST).exists()
-        and (not output.is_dir() or any(output.iterdir()))
-    ):
+    """Told before anything is built: what stands in the way, and where nothing can be written."""
+    there = os.path.lexists(output)
+    if there and not (output / MANIFEST).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} exists and is no module set", hint="give a new folder, or an empty one")
+    parent = next(path for path in output.absolute().parents if path.exists())
+    if output.is_mount() or not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise _not_written(output, f"{parent} takes no new folder of this name")
 
 
 def _write(built: ModuleSet, output: Path) -> None:
@@ -96,16 +98,22 @@ def _write(built: ModuleSet, output: Path) -> None:
     place = output.absolute()
     try:
         with private_folder(place.parent) as private:
-            copy = private / "set"
-            shutil.copytree(built.folder, copy)
+            (private / "set").mkdir()
+            for path in built.folder.iterdir():
+                shutil.copyfile(path, private / "set" / path.name)
+            sync(private)
             if place.exists():
                 place.rename(private / "old")
-            publish_folder(copy, place)
+            publish_folder(private / "set", place)
     except OSError as error:
-        raise StoreError(
-            f"cannot write {output}: {error.strerror or error}",
-            hint="is it writable, and is there space left?",
-        ) from error
+        raise _not_written(output, error.strerror or str(error)) from error
+
+
+def _not_written(output: Path, why: str) -> StoreError:
+    return StoreError(
+        f"cannot write {output}: {why}",
+        hint="give a name in a writable folder with space left; a mount point cannot be replaced",
+    )
 
 
 def _document(obtained: Obtained, output: Path, seconds: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from nvdriver_build.files.atomic import (
     sha256_file,
     sha256_tree,
     sweep,
+    sync,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "sha256_file",
     "sha256_tree",
     "sweep",
+    "sync",
 ]

@@ -63,9 +63,7 @@ def publish_folder(private: Path, place: Path) -> bool:
 
     Everything in it reaches the disk before the rename does.
     """
-    for path in (*private.rglob("*"), private):
-        if not path.is_symlink():
-            _sync(path)
+    sync(private)
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         private.rename(place)
@@ -75,6 +73,13 @@ def publish_folder(private: Path, place: Path) -> bool:
         return False
     _sync(place.parent)
     return True
+
+
+def sync(folder: Path) -> None:
+    """Let everything in a folder reach the disk."""
+    for path in (*folder.rglob("*"), folder):
+        if not path.is_symlink():
+            _sync(path)
 
 
 def _sync(path: Path) -> None:
