@@ -30,10 +30,7 @@ VERMAGIC_H = """\
 #else
 #define MODULE_VERMAGIC_SMP ""
 #endif
-#ifdef CONFIG_{preempt}
-#define MODULE_VERMAGIC_PREEMPT "preempt "
-#elif defined(CONFIG_PREEMPT_RT)
-#define MODULE_VERMAGIC_PREEMPT "preempt_rt "
+{preempt}
 #else
 #define MODULE_VERMAGIC_PREEMPT ""
 #endif
@@ -57,7 +54,17 @@ VERMAGIC_H = """\
     MODULE_VERMAGIC_SMP MODULE_VERMAGIC_PREEMPT MODULE_VERMAGIC_MODULE_UNLOAD MODULE_VERMAGIC_MODVERSIONS \\
     MODULE_ARCH_VERMAGIC MODULE_RANDSTRUCT
 """
-"""What include/linux/vermagic.h defines; `preempt` is PREEMPT up to Linux 5.15, then PREEMPT_BUILD."""
+"""What include/linux/vermagic.h defines; `preempt` stands for a value of PREEMPT."""
+PREEMPT = {
+    "4.18": '#ifdef CONFIG_PREEMPT\n#define MODULE_VERMAGIC_PREEMPT "preempt "',
+    "5.4": '#ifdef CONFIG_PREEMPT\n#define MODULE_VERMAGIC_PREEMPT "preempt "\n'
+    '#elif defined(CONFIG_PREEMPT_RT)\n#define MODULE_VERMAGIC_PREEMPT "preempt_rt "',
+    "5.16": '#ifdef CONFIG_PREEMPT_BUILD\n#define MODULE_VERMAGIC_PREEMPT "preempt "\n'
+    '#elif defined(CONFIG_PREEMPT_RT)\n#define MODULE_VERMAGIC_PREEMPT "preempt_rt "',
+    "7.2": '#ifdef CONFIG_PREEMPT_RT\n#define MODULE_VERMAGIC_PREEMPT "preempt_rt "\n'
+    '#elif defined(CONFIG_PREEMPT_BUILD)\n#define MODULE_VERMAGIC_PREEMPT "preempt "',
+}
+"""The branches for PREEMPT, by the kernel in which they were seen first. RHEL 9's 5.14 is as 5.4."""
 KERNEL_MAKEFILE = """\
 VERSION = 5
 PATCHLEVEL = 14
@@ -84,15 +91,15 @@ def build_tree(
     config: Mapping[str, str] = CONFIG,
     symvers: Optional[str] = None,
     *,
-    preempt: str = "PREEMPT",
+    like: str = "5.4",
 ) -> Files:
-    """A kernel build tree like that of RHEL's kernel-devel."""
+    """A kernel build tree like that of RHEL's kernel-devel, its vermagic.h like that of Linux `like`."""
     return {
         "Makefile": KERNEL_MAKEFILE,
         ".config": config_text(config),
         "Module.symvers": symvers_text() if symvers is None else symvers,
         "include/generated/utsrelease.h": f'#define UTS_RELEASE "{release}"\n',
-        "include/linux/vermagic.h": VERMAGIC_H.replace("{preempt}", preempt),
+        "include/linux/vermagic.h": VERMAGIC_H.replace("{preempt}", PREEMPT[like]),
     }
 
 

@@ -20,7 +20,7 @@ ARM = "5.14.0-427.13.1.el9_4.aarch64"
 
 def debian_pair(common: str = "/usr/src/linux-headers-6.1.0-9-common") -> Files:
     """Debian's two folders; the flavour's Makefile includes that of `common`."""
-    tree = build_tree(DEBIAN, preempt="PREEMPT_BUILD")
+    tree = build_tree(DEBIAN, like="5.16")
     sources = {name: tree.pop(name) for name in ("Makefile", "include/linux/vermagic.h")}
     flavour: Files = {**tree, "Makefile": f"include {common}/Makefile\n"}
     return {

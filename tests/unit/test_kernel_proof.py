@@ -53,7 +53,7 @@ def proof(
     folder: Path, tree: Files, generated: Optional[Files] = None, running: RunningKernel = RUNNING
 ) -> Proof:
     """`prove` for headers with some more generated files and a node with `tree`."""
-    files = {**build_tree(preempt="PREEMPT_BUILD"), **under("include/generated", generated or {})}
+    files = {**build_tree(like="5.16"), **under("include/generated", generated or {})}
     found = find_headers(write_tree(folder / "headers", files))
     return prove(found, target_from_headers(found), running, write_tree(folder / "tree", tree))
 
