@@ -218,8 +218,9 @@ def unfit(fit: Fit, target: KernelTarget) -> NvdriverError:
     findings = fit.findings
     if all(finding.code == "signature" for _, finding in findings):
         name, finding = findings[0]
+        others = f"; nor are {len(findings) - 1} others" if len(findings) > 1 else ""
         return SigningError(
-            f"{name} and {len(findings) - 1} others: {name} {finding.message}",
+            f"{name} {finding.message}{others}",
             hint="sign them with a key that the kernel trusts, or switch the enforcement off "
             "(module.sig_enforce, Secure Boot, lockdown)",
         )

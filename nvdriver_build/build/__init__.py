@@ -36,6 +36,8 @@ __all__ = [
 BUILD_LIMIT = 3600.0
 """Seconds after which a build counts as hung."""
 _STRIP_LIMIT = 120.0
+_FULL = 1024 * 1024
+"""Bytes below which a disk counts as full: the log that would say so may have found no space either."""
 
 Progress = Callable[[int, int, float], None]
 """Called with steps done, steps in total (an estimate), and seconds since the start."""
@@ -173,8 +175,8 @@ def _failed(build: Build, tree: Path, log: Path, what: str, hint: Optional[str])
 
 
 def _hint(build: Build, cause: str, log: Path) -> str:
-    if "No space left" in cause:
-        return f"free some space where the build runs; the whole log: {log}"
+    if "No space left" in cause or shutil.disk_usage(log.parent).free < _FULL:
+        return f"no space is left where the build runs: free some; the whole log: {log}"
     if "Killed signal" in cause:
         return f"out of memory: give more, or allow fewer jobs than {build.jobs}; the whole log: {log}"
     return f"this driver may be too old for this kernel: take a newer one; the whole log: {log}"

@@ -30,6 +30,16 @@ def test_compile_error_names_the_file_of_the_source(tmp_path: Path) -> None:
     assert f"{tmp_path}/store/logs/" in done.stderr
 
 
+def test_full_disk_is_told_although_the_log_is_on_it(tmp_path: Path, small_disk: Path) -> None:
+    """What make would say of a full disk is cut off with its log: the hint is not that the driver is old."""
+    rig = FakeToolchain.make(tmp_path / "rig")
+    rig.program("make", 'cat /dev/zero >"$3/all" 2>/dev/null; echo "make: *** Waiting for"; exit 2')
+    words = ("--source", str(rig.source), "--headers", str(rig.headers), "--output", str(tmp_path / "set"))
+    done = _run("build", *words, PATH=rig.path, NVDRIVER_STORE=str(small_disk / "store"))
+    assert done.returncode == 12, done.stderr
+    assert "hint: no space is left" in done.stderr
+
+
 def test_damaged_archive_is_named_once(tmp_path: Path) -> None:
     """The message starts with the archive's path and does not repeat it."""
     archive = tmp_path / "source.tar.xz"
