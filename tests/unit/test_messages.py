@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from cli_runs import cli
 from fake_toolchain import FakeToolchain
 
 from nvdriver_build.commands import SystemCommands
@@ -14,17 +13,12 @@ from nvdriver_build.errors import SourceError
 from nvdriver_build.source import open_source
 
 
-def _run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "nvdriver_build", *words]
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
-
-
 def test_compile_error_names_the_file_of_the_source(tmp_path: Path) -> None:
     """Not the file in a private folder that is gone by then; the log is named, too."""
     rig = FakeToolchain.make(tmp_path)
     rig.program("make", 'cd "$3"; echo "$PWD/nvidia/nv.c:7:3: error: too few arguments"; exit 2')
     words = ("--source", str(rig.source), "--headers", str(rig.headers), "--output", str(tmp_path / "set"))
-    done = _run("build", *words, PATH=rig.path, NVDRIVER_STORE=str(tmp_path / "store"))
+    done = cli(tmp_path, "build", *words, path=rig.path)
     assert done.returncode == 12, done.stderr
     assert "does not build: nvidia/nv.c:7: too few arguments\n" in done.stderr
     assert f"{tmp_path}/store/logs/" in done.stderr
@@ -35,7 +29,7 @@ def test_full_disk_is_told_although_the_log_is_on_it(tmp_path: Path, small_disk:
     rig = FakeToolchain.make(tmp_path / "rig")
     rig.program("make", 'cat /dev/zero >"$3/all" 2>/dev/null; echo "make: *** Waiting for"; exit 2')
     words = ("--source", str(rig.source), "--headers", str(rig.headers), "--output", str(tmp_path / "set"))
-    done = _run("build", *words, PATH=rig.path, NVDRIVER_STORE=str(small_disk / "store"))
+    done = cli(tmp_path, "build", *words, path=rig.path, NVDRIVER_STORE=str(small_disk / "store"))
     assert done.returncode == 12, done.stderr
     assert "hint: no space is left" in done.stderr
 
@@ -53,6 +47,6 @@ def test_support_bundle_that_cannot_be_written(tmp_path: Path) -> None:
     """A bad --output is wrong usage, not a bug."""
     (tmp_path / "file").touch()
     place = tmp_path / "file" / "case.tar.gz"
-    done = _run("support-bundle", "--output", str(place), NVDRIVER_STORE=str(tmp_path / "store"))
+    done = cli(tmp_path, "support-bundle", "--output", place)
     assert done.returncode == 2, done.stderr
     assert f"cannot write {place}" in done.stderr
