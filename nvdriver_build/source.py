@@ -7,6 +7,7 @@ modules in `kernel-open/`, the proprietary ones in `kernel/`; Debian's tarballs 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Iterator, Optional
@@ -24,7 +25,7 @@ OPEN_BY_DEFAULT = 560
 MODULES = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm", "nvidia-peermem")
 """The modules of NVIDIA's tree, in the order in which they are loaded."""
 _TREES = (".", "kernel-open", "kernel", "modules/nvidia-open-kernel", "modules/nvidia-kernel")
-_VERSION = re.compile(r'NV_VERSION_STRING=\\"(\d[\w.]*)\\"')
+_VERSION = re.compile(r'NV_VERSION_STRING=\\"(\d+(?:\.\d+)+)\\"')
 _LICENSE = re.compile(r'MODULE_LICENSE\("([^"]+)"\)')
 _CORE_OBJECT = re.compile(r":=\s*\$\(src\)/(\S+\.o_binary)")
 _BUILT = re.compile(
@@ -47,7 +48,8 @@ class Source:
     @property
     def digest(self) -> str:
         """sha256 over the sorted relative paths and bytes of the tree (contracts, section 6)."""
-        return sha256_tree(self.root, self.names)
+        with _reading(self.root):
+            return sha256_tree(self.root, self.names)
 
 
 def open_source(
@@ -58,21 +60,38 @@ def open_source(
     Raises SourceError where there is none, where it is damaged, or where its core objects are missing. A
     `.run` is executed, hence only with its expected sha256.
     """
-    if not place.exists():
-        raise SourceError(
-            f"no driver source at {place}", hint="give NVIDIA's unpacked source, its tarball or its .run file"
-        )
-    folder = place if place.is_dir() else _unpacked(place, work, commands, run_sha256)
-    trees = [_read_tree(tree) for tree in _kernel_trees(folder)]
+    with _reading(place):
+        if not place.exists():
+            raise SourceError(
+                f"no driver source at {place}",
+                hint="give NVIDIA's unpacked source, its tarball or its .run file",
+            )
+        is_folder, is_file = place.is_dir(), place.is_file()
+    if not is_folder and not is_file:
+        raise SourceError(f"{place} is neither a folder nor a file", hint="give the source itself")
+    folder = place if is_folder else _unpacked(place, work, commands, run_sha256)
+    with _reading(folder):
+        trees = [_read_tree(tree) for tree in _kernel_trees(folder)]
     if not trees:
         raise SourceError(
             f"{place} holds no NVIDIA kernel tree: looked for Makefile, Kbuild and conftest.sh in it, "
             f"and in its {', '.join(_TREES[1:])}",
             hint="give the folder that NVIDIA-Linux-*.run -x makes, or its kernel-open/",
         )
+    _require_one_version(trees, place)
     source = _of_kind(trees, kind, place)
     _require_core_objects(source)
     return source
+
+
+@contextlib.contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(
+            f"{place} cannot be read: {error}", hint="is all of it there, and readable for this user?"
+        ) from error
 
 
 def _kernel_trees(folder: Path) -> Iterator[Path]:
@@ -132,6 +151,12 @@ def _core_objects(tree: Path) -> Iterator[str]:
         yield from _CORE_OBJECT.findall(kbuild.read_text(errors="replace"))
 
 
+def _require_one_version(trees: list[Source], place: Path) -> None:
+    found = sorted(f"{tree.version} in {tree.root}" for tree in trees)
+    if len({tree.version for tree in trees}) > 1:
+        raise SourceError(f"{place} holds several drivers: {', '.join(found)}", hint="give one of them")
+
+
 def _require_core_objects(source: Source) -> None:
     missing = [name for name in source.core_objects if not (source.root / name).is_file()]
     if missing or not source.core_objects:
@@ -175,7 +200,8 @@ def _unpacked(archive: Path, work: Path, commands: Commands, run_sha256: Optiona
 
 def _extract_run(archive: Path, folder: Path, commands: Commands, expected: Optional[str]) -> None:
     """NVIDIA's installer is a shell script that runs as whoever starts it: `-x` only unpacks."""
-    found = sha256_file(archive)
+    with _reading(archive):
+        found = sha256_file(archive)
     if expected is None or found != expected.lower():
         reason = "no expected sha256 was given" if expected is None else f"expected sha256 {expected}"
         raise SourceError(
