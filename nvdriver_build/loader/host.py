@@ -77,13 +77,6 @@ def loaded_module(host: Host, name: str) -> Optional[LoadedModule]:
     )
 
 
-def live_parameters(host: Host, name: str) -> Mapping[str, str]:
-    """The parameters that the module shows in /sys, with their values now; NVIDIA shows few of its own."""
-    files = sorted((host.sys / "module" / name / "parameters").glob("*"))
-    values = {path.name: _text(path) for path in files}
-    return {parameter: value for parameter, value in values.items() if value is not None}
-
-
 def driver_modules(host: Host) -> Mapping[str, LoadedModule]:
     """The loaded modules of an NVIDIA driver: its own, and all that hold one of them, directly or not."""
     modules = loaded(host)

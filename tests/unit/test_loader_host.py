@@ -20,7 +20,6 @@ from nvdriver_build.loader.host import (
     LoadedModule,
     _build_id,
     driver_modules,
-    live_parameters,
     loaded,
     missing,
 )
@@ -123,13 +122,6 @@ def test_damaged_build_id_note_is_none(tmp_path_factory: pytest.TempPathFactory,
     (folder / "notes/.note.gnu.build-id").write_bytes(note)
     found = _build_id(folder)
     assert found is None or build_id_note(found)[16:] in note
-
-
-def test_parameters_that_may_be_read_are_shown(node: FakeHost) -> None:
-    """The values in /sys/module/M/parameters; a parameter that cannot be read is left out."""
-    write_tree(node.modules, {"nvidia_drm/parameters/modeset": "N\n", "nvidia_drm/parameters/folder/x": ""})
-    assert live_parameters(node.host, "nvidia_drm") == {"modeset": "N"}
-    assert live_parameters(node.host, "nvidia") == {}
 
 
 def test_gpus_are_display_controllers_of_nvidia(node: FakeHost) -> None:
