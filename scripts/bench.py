@@ -51,7 +51,7 @@ class Bench:
             "NV_EXCLUDE_KERNEL_MODULES=nvidia-peermem",
         ]
 
-    def time(self, name: str, act: Callable[[], None]) -> None:
+    def time(self, name: str, act: Callable[[], object]) -> None:
         started = time.monotonic()
         act()
         self.seconds.setdefault(name, []).append(time.monotonic() - started)

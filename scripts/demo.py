@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "tests"))
 
-from tests.vm import fakegpu  # noqa: E402
-from tests.vm.kit import Kit, KitKernel, load_kit  # noqa: E402
-from tests.vm.machine import Machine  # noqa: E402
+from vm import fakegpu  # noqa: E402
+from vm.kit import Kit, KitKernel, load_kit  # noqa: E402
+from vm.machine import Machine  # noqa: E402
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nvdriver-build" / "quickstart"
 COMMAND = ROOT / ".venv" / "bin" / "nvdriver-build"

@@ -60,9 +60,9 @@ def _kill_before(step: int, act: Callable[[], object]) -> None:
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def counted_fsync(descriptor: Any) -> None:
+    def counted_fsync(fd: Any) -> None:
         count("fsync", ())
-        fsync(descriptor)
+        fsync(fd)
 
     os.fsync = counted_fsync
     sys.addaudithook(count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import List, Mapping, Optional, Sequence, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from asn1crypto import algos, cms, x509
 
@@ -94,10 +94,10 @@ class ElfFile:
 def module(
     modinfo: Sequence[str] = ("name=sample", "vermagic=6.1.0 SMP ", "license=GPL"),
     crcs: Optional[Mapping[str, int]] = None,
-    **elf: object,
+    **elf: Any,
 ) -> ElfFile:
     """A module with what the kernel asks of each; more can be added before `build`."""
-    file = ElfFile(**elf)  # type: ignore[arg-type]
+    file = ElfFile(**elf)
     file.section(".gnu.linkonce.this_module", bytes(64))
     file.section(".modinfo", b"".join(entry.encode() + b"\0" for entry in modinfo))
     if crcs is not None:

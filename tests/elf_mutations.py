@@ -53,7 +53,7 @@ def _write(place: int, value: int, width: int) -> Mutation:
 
     def mutate(data: bytes) -> bytes:
         start = place if place >= 0 else max(len(data) + place, 0)
-        number = (value % 256**width).to_bytes(width, "little" if data[5:6] == b"\1" else "big")
+        number = int(value % 256**width).to_bytes(width, "little" if data[5:6] == b"\1" else "big")
         return data[:start] + number + data[start + width :]
 
     return mutate

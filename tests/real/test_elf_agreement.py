@@ -152,8 +152,8 @@ def test_exports(facts: List[ModuleFacts], package: Package) -> None:
         assert kind in ("EXPORT_SYMBOL", "EXPORT_SYMBOL_GPL")
         export = Export(crc=crc_of(crc), gpl_only=kind.endswith("_GPL"), namespace=namespace or None)
         rows[canonical_name(Path(module).name)][symbol] = export
-    for module in facts:
-        assert module.exports == rows.get(module.name, {}), module.path
+    for fact in facts:
+        assert fact.exports == rows.get(fact.name, {}), fact.path
 
 
 def test_undefined_symbols(facts: List[ModuleFacts]) -> None:

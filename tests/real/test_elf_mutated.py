@@ -21,6 +21,7 @@ SMALL = 48 * 1024
 @pytest.fixture(scope="module")
 def seeds(kernel_a: KitKernel) -> List[bytes]:
     """Small modules of all over the package, signed and full of exports or not."""
+    assert kernel_a.modules is not None
     small = sorted(path for path in kernel_a.modules.rglob("*.ko") if path.stat().st_size < SMALL)
     return [path.read_bytes() for path in small[:: max(len(small) // SEEDS, 1)]]
 

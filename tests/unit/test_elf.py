@@ -8,7 +8,7 @@ import lzma
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Dict, Mapping, Sequence
+from typing import Any, Callable, Dict, Mapping, Sequence
 
 import pytest
 import zstandard
@@ -17,7 +17,7 @@ from elf_files import ABS, LOCAL, NOBITS, NOTE, OBJECT_SECTION, WEAK, ElfFile, a
 
 from nvdriver_build.elf import Export, ModuleFacts, Signature, canonical_name, read_module
 
-KINDS = {
+KINDS: Dict[str, Dict[str, Any]] = {
     "x86_64": {"bits": 64, "order": "<", "machine": 62},
     "arm64": {"bits": 64, "order": "<", "machine": 183},
     "s390x": {"bits": 64, "order": ">", "machine": 22},
@@ -42,7 +42,7 @@ def read(tmp_path: Path) -> Read:
 
 
 @pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Dict[str, object]:
+def kind(request: pytest.FixtureRequest) -> Dict[str, Any]:
     """Class, byte order and machine of an ELF file."""
     return dict(KINDS[request.param])
 
@@ -61,9 +61,9 @@ def test_unknown_machine(read: Read) -> None:
     assert read(module(machine=60000)).machine == "60000"
 
 
-def test_modinfo(read: Read, kind: Dict[str, object]) -> None:
+def test_modinfo(read: Read, kind: Dict[str, Any]) -> None:
     """.modinfo is given whole and in order: repeated keys, empty values, padding, odd bytes."""
-    file = ElfFile(**kind)  # type: ignore[arg-type]
+    file = ElfFile(**kind)
     file.section(".gnu.linkonce.this_module", bytes(8))
     file.section(".modinfo", b"name=a_b\0\0\0alias=x=y\0alias=\0flag\0author=J\xfcrgen \xe2\x82\xac\0")
     facts = read(file)
@@ -138,7 +138,7 @@ def test_canonical_name(text: str, name: str) -> None:
     assert canonical_name(text) == name
 
 
-def test_needed_versions(read: Read, kind: Dict[str, object]) -> None:
+def test_needed_versions(read: Read, kind: Dict[str, Any]) -> None:
     """CRCs of __versions are given by symbol, module_layout too."""
     crcs = {"module_layout": 0xDEADBEEF, "printk": 0x00000001, "n" * 55: 0xFFFFFFFF}
     assert read(module(crcs=crcs, **kind)).needed == crcs
@@ -150,7 +150,7 @@ def extended(file: ElfFile, crcs: Mapping[str, int]) -> None:
     file.section("__version_ext_names", b"".join(name.encode() + b"\0" for name in crcs))
 
 
-def test_extended_versions(read: Read, kind: Dict[str, object]) -> None:
+def test_extended_versions(read: Read, kind: Dict[str, Any]) -> None:
     """CRCs of long names come from the sections of Linux 6.14, which stand alone or beside __versions."""
     crcs = {"module_layout": 0x11223344, LONG_NAME: 0xAABBCCDD}
     alone = module(**kind)
@@ -161,7 +161,7 @@ def test_extended_versions(read: Read, kind: Dict[str, object]) -> None:
     assert read(both).needed == crcs
 
 
-def test_undefined_symbols(read: Read, kind: Dict[str, object]) -> None:
+def test_undefined_symbols(read: Read, kind: Dict[str, Any]) -> None:
     """Undefined symbols are sorted, weak ones apart, defined ones left out."""
     file = module(**kind)
     code = file.section(".text", bytes(16))
@@ -177,7 +177,7 @@ def test_undefined_symbols(read: Read, kind: Dict[str, object]) -> None:
     assert (facts.undefined, facts.weak) == (("kfree", "printk"), ("maybe",))
 
 
-def test_exports(read: Read, kind: Dict[str, object]) -> None:
+def test_exports(read: Read, kind: Dict[str, Any]) -> None:
     """Exports of Linux 6.1 to 7.0: CRCs in four bytes, GPL by section, namespaces."""
     file = module(**kind)
     export(file, {"open_one": 0x01020304, "open_two": 0xF0E0D0C0})
@@ -189,7 +189,7 @@ def test_exports(read: Read, kind: Dict[str, object]) -> None:
     }
 
 
-def test_absolute_crcs(read: Read, kind: Dict[str, object]) -> None:
+def test_absolute_crcs(read: Read, kind: Dict[str, Any]) -> None:
     """Up to Linux 5.18 32 bits of an absolute symbol are the CRC; a weak undefined one means none."""
     file = module(**kind)
     wide = 0xFFFFFFFF00000000 if file.bits == 64 else 0
@@ -203,7 +203,7 @@ def test_absolute_crcs(read: Read, kind: Dict[str, object]) -> None:
     assert facts.weak == ("__crc_two",)
 
 
-def test_crcs_in_read_only_data(read: Read, kind: Dict[str, object]) -> None:
+def test_crcs_in_read_only_data(read: Read, kind: Dict[str, Any]) -> None:
     """With MODULE_REL_CRCS, up to Linux 5.18, a CRC lies anywhere in a section of constants."""
     file = module(**kind)
     table = file.section("___ksymtab_gpl+one", bytes(24))
@@ -213,7 +213,7 @@ def test_crcs_in_read_only_data(read: Read, kind: Dict[str, object]) -> None:
     assert read(file).exports == {"one": Export(0x0BADCAFE, True, None)}
 
 
-def test_flags_of_linux_7(read: Read, kind: Dict[str, object]) -> None:
+def test_flags_of_linux_7(read: Read, kind: Dict[str, Any]) -> None:
     """From Linux 7.1 on all exports stand in one table, and bit 0 of a byte says GPL only."""
     file = module(**kind)
     table, flags = file.section("__ksymtab", bytes(72)), file.section("__kflagstab", bytes([0, 1, 2]))
@@ -249,7 +249,7 @@ def test_symbols_that_only_look_like_exports(read: Read) -> None:
     assert read(file).exports == {}
 
 
-def test_build_id(read: Read, kind: Dict[str, object]) -> None:
+def test_build_id(read: Read, kind: Dict[str, Any]) -> None:
     """The build id is found among other notes of its section, whatever their length."""
     file = module(**kind)
     other = file.pack("III8s", 6, 5, 3, b"Linux\0\0\0") + b"12345\0\0\0"

@@ -12,7 +12,7 @@ import sys
 import zlib
 from datetime import timedelta
 from pathlib import Path
-from typing import Callable, Dict
+from typing import Any, Callable, Dict
 
 import pytest
 import zstandard
@@ -352,12 +352,13 @@ def test_file_that_shrinks() -> None:
 
 
 SEEDS: Dict[str, bytes] = {}
-for _name, _elf in {
+_ELVES: Dict[str, Dict[str, Any]] = {
     "64": {},
     "64 big": {"order": ">", "machine": 22},
     "32": {"bits": 32, "machine": 40},
     "32 big": {"bits": 32, "order": ">", "machine": 20},
-}.items():
+}
+for _name, _elf in _ELVES.items():
     _file = module(crcs={"module_layout": 1, "printk": 2}, **_elf)
     export(_file, {"one": 3, "two": 4}, namespace="SPACE")
     export(_file, {"three": 5}, gpl=True)
