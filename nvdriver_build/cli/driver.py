@@ -16,6 +16,7 @@ from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import Config, host_modules, read_config
 from nvdriver_build.loader.host import Host, driver_modules
 from nvdriver_build.loader.kernel_log import KernelLog
+from nvdriver_build.loader.unload import require_unused
 from nvdriver_build.loader.unload import unload as unload_driver
 from nvdriver_build.node.life import Node
 from nvdriver_build.readiness import Readiness
@@ -80,6 +81,7 @@ def unload() -> None:
     readiness = _readiness(config)
     with readiness.owned():
         readiness.withdraw()
+        require_unused(host_of(config))
         readiness.forget()
         names = unload_driver(host_of(config), SystemCommands(config.path))
         readiness.clear()

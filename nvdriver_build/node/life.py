@@ -21,7 +21,7 @@ from nvdriver_build.loader.kernel_log import Journal
 from nvdriver_build.loader.load import load
 from nvdriver_build.loader.parameters import Parameters, for_modules, read_parameters
 from nvdriver_build.loader.root import ModuleRoot, prepare_root
-from nvdriver_build.loader.unload import unload
+from nvdriver_build.loader.unload import require_unused, unload
 from nvdriver_build.node.look import Kernel, look, source_place
 from nvdriver_build.node.status import Reporter
 from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain, opened_source, require_fit
@@ -246,6 +246,8 @@ class Node:
             self._unload()
 
     def _unload(self) -> None:
+        # The state file holds until the driver goes: after a refusal the next run can still attach.
+        require_unused(self.host)
         self.readiness.forget()
         names = unload(self.host, self.leaving)
         _log.info("unloaded", modules=names)

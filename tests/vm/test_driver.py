@@ -156,6 +156,7 @@ def test_killed_run_is_taken_over_and_a_used_driver_is_told(
         holder = (vm.share / "holder").read_text().strip()
         assert f"sleep (pid {holder}: /dev/nvidiactl)" in log
         assert "nvidia " in node.loaded(), "nothing is forced"
+        assert vm.run(f"cat {RUN}/nvidia-driver.state").stdout.strip(), "the next run can attach"
         assert node.readiness_files() == ""
 
         vm.run("kill $(cat holder)")
