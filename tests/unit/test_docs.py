@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Set, Tuple
+from typing import Any, Dict, Iterator, List, Set, Tuple, Type
 
 import click
 import pytest
@@ -67,7 +67,7 @@ def code_spans(text: str) -> List[str]:
     return re.findall(r"`([^`]+)`", text)
 
 
-def error_classes() -> List[type]:
+def error_classes() -> List[Type[errors.NvdriverError]]:
     found = [errors.NvdriverError]
     for each in found:
         found += [cls for cls in each.__subclasses__() if cls.__module__ == errors.__name__]
@@ -77,7 +77,7 @@ def error_classes() -> List[type]:
 def calls_of(name: str, files: Iterator[Path]) -> Set[str]:
     """The first argument of every call of `name`, where it is a plain string."""
     return {
-        node.args[0].value
+        str(node.args[0].value)
         for file in files
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call)
@@ -108,7 +108,7 @@ def test_every_exit_code_and_error_is_explained() -> None:
     """Each code has a heading that names the classes of errors.py that end with it, and no other has one."""
     told = re.findall(r"^## Exit (\d+): [^(]*\(([\w, ]+)\)$", TROUBLE, re.MULTILINE)
     explained = {(int(code), name) for code, names in told for name in names.split(", ")}
-    assert explained == {(cls.exit_code, cls.__name__) for cls in error_classes()}  # type: ignore[attr-defined]
+    assert explained == {(cls.exit_code, cls.__name__) for cls in error_classes()}
     listed = {
         int(code)
         for row in rows(section(CONTRACTS, "Exit codes"))
