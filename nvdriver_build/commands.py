@@ -25,6 +25,9 @@ OUTPUT_LIMIT = 16 * 1024 * 1024
 GRACE = 0.7
 """Seconds between SIGTERM and SIGKILL of a process group."""
 
+_PR_SET_PDEATHSIG = 1
+"""Linux include/uapi/linux/prctl.h."""
+
 Tick = Callable[[], None]
 
 
@@ -156,6 +159,7 @@ class SystemCommands:
             "_new_session": False,
             "_tty_out": False,
             "_return_cmd": True,
+            "_preexec_fn": _dies_with_us(),
         }
         with Path(os.devnull).open("rb") as nothing:
             try:
@@ -163,6 +167,14 @@ class SystemCommands:
             except (OSError, sh.ForkException, sh.CommandNotFound) as error:
                 why = str(error).strip().rpartition("\n")[2]  # a ForkException is the child's traceback
                 raise CommandError(f"{pasteable(argv)}: cannot start: {why}", cause="cannot-start") from error
+
+
+def _dies_with_us() -> Callable[[], None]:
+    """For a new process: SIGTERM once its parent is gone. A killed build leaves no stray compilers."""
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def pasteable(argv: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -224,6 +225,22 @@ def test_a_signal_ends_the_whole_group_within_2_s(polite: bool) -> None:
         SystemCommands(PATH, check).run(["sh", "-c", script], timeout=30)
     assert time.monotonic() - calls[-1] < 2
     assert living(NAP) == []
+
+
+def test_a_killed_parent_takes_the_program_along() -> None:
+    """Where this process is killed, what it has started is told to end, too: no stray compilers."""
+    code = "import sys\nfrom nvdriver_build.commands import SystemCommands\n"
+    code += "SystemCommands(sys.argv[1]).run(sys.argv[2:], timeout=60)"
+    parent = subprocess.Popen((sys.executable, "-c", code, PATH, "sleep", NAP))
+    until = time.monotonic() + 20
+    while not any(process.name() == "sleep" for process in living(NAP)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while living(NAP):
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_tick_is_called_and_may_end_it() -> None:
