@@ -19,7 +19,7 @@ def write_tree(root: Path, files: Mapping[str, Union[str, bytes, Link]]) -> Path
     """Write files, with what they hold, and links below `root`; return `root`."""
     root.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        path = root / name
+        path = root.joinpath(*name.split("/"))  # never an absolute one
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, Link):
             path.symlink_to(content.target)

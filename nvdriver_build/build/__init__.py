@@ -7,6 +7,7 @@ information, 160 MB of it, is dropped before linking instead of after: the same 
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import time
 from pathlib import Path
@@ -39,6 +40,9 @@ _STRIP_LIMIT = 120.0
 _FULL = 1024 * 1024
 """Bytes below which a disk counts as full: the log that would say so may have found no space either."""
 
+_ODD = re.compile(r"[^\w./+@-]")
+"""What make, the shell or gcc (`-Wp,`, prefix map) take for more than a part of a path."""
+
 Progress = Callable[[int, int, float], None]
 """Called with steps done, steps in total (an estimate), and seconds since the start."""
 
@@ -67,10 +71,9 @@ def build_modules(
     is raised.
     """
     tree = work / "tree"
-    if set(str(tree)) & set(" :\t\n"):
-        raise BuildError(
-            f"cannot build in {work}: make splits paths at blanks and colons", hint="choose another store"
-        )
+    _require_plain_path(work, "choose another store")
+    for path in (build.headers.sources, build.headers.output):
+        _require_plain_path(path, "move the kernel headers")
     try:
         _link_sources(build, tree, commands)
         _make(build, tree, commands, log, progress)
@@ -83,6 +86,12 @@ def build_modules(
             f"cannot build in {work}: {error}", hint="is there space left, and is it writable?"
         ) from error
     return modules
+
+
+def _require_plain_path(path: Path, hint: str) -> None:
+    odd = "".join(sorted(set(_ODD.findall(str(path)))))
+    if odd:
+        raise BuildError(f"cannot build with {path}: make and the shell do not take {odd!r} in it", hint=hint)
 
 
 def make_flags(build: Build, tree: Path) -> tuple[str, ...]:
@@ -119,7 +128,6 @@ def _link_sources(build: Build, tree: Path, commands: Commands) -> None:
 
 
 def _make(build: Build, tree: Path, commands: Commands, log: Path, progress: Optional[Progress]) -> None:
-    # A kernel tree's path may not hold blanks or colons: make splits there.
     argv = [
         "make",
         f"-j{build.jobs}",
@@ -144,9 +152,9 @@ def _make(build: Build, tree: Path, commands: Commands, log: Path, progress: Opt
             tick=_ticker(build, log, progress),
         )
     except CommandError as error:
-        raise _failed(build, tree, log, str(error), error.hint) from error
+        raise _failed(build, tree, log, str(error), error.hint or f"the whole log: {log}") from error
     if not finished.ok:
-        raise _failed(build, tree, log, f"make ended with {finished.exit_code}", None)
+        raise _failed(build, tree, log, f"make ended with {finished.exit_code}: {tail(log, 3)}", None)
 
 
 def _ticker(build: Build, log: Path, progress: Optional[Progress]) -> Optional[Callable[[], None]]:
@@ -166,11 +174,11 @@ def _failed(build: Build, tree: Path, log: Path, what: str, hint: Optional[str])
     failure: Optional[Failure] = None
     with contextlib.suppress(OSError):
         failure = first_failure(log)
-    cause = (str(failure) if failure else tail(log, 3) or what).replace(f"{tree}/", "")
+    cause = str(failure or what).replace(f"{tree}/", "")
     kernel, compiler = build.target.release, build.compiler.text
     return BuildError(
         f"driver {build.source.version} ({build.source.kind}) for kernel {kernel} does not build: {cause}",
-        hint=hint or _hint(build, cause, log) + f" (compiler: {compiler}; {what})",
+        hint=f"{hint or _hint(build, cause, log)} (compiler: {compiler})",
     )
 
 

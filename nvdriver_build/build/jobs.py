@@ -94,12 +94,9 @@ def _memory_left(folder: Path) -> Optional[int]:
 
 
 def _reclaimable(folder: Path) -> int:
-    """Page cache counts as used memory, but gives way."""
-    for line in _read(folder / "memory.stat", "").splitlines():
-        name, _, value = line.partition(" ")
-        if name in ("inactive_file", "total_inactive_file"):
-            return int(value)
-    return 0
+    """Page cache counts as used memory, but gives way; in cgroup v1 only `total_` counts the children too."""
+    stat = dict(line.split(" ", 1) for line in _read(folder / "memory.stat", "").splitlines())
+    return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
 
 
 def _available(proc: Path) -> list[int]:

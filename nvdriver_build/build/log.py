@@ -9,11 +9,15 @@ from typing import Iterator, Optional
 from attrs import define, field, frozen
 
 _STEP = re.compile(rb"^ *(?:CC \[M\]|CONFTEST:|LD \[M\]) +(\S+)$", re.MULTILINE)
-_COMPILER = re.compile(r"^(?P<file>[^\s:][^:]*):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<message>.+)$")
+_COMPILER = re.compile(
+    r"^(?P<file>[^\s:][^:]*):(?P<line>\d+):(?:\d+:)? (?:fatal )?[Ee]rror: (?P<message>.+)$"
+)
 _OTHERS = (
     re.compile(r"^ERROR: modpost: (?P<message>.+)$"),
+    re.compile(r"^\S+: error: (?P<message>objtool: .+)$"),
     re.compile(
-        r"^(?:\S*/)?(?:ld|objtool|as|gcc\S*|cc1|strip)(?:\.bfd)?: (?P<message>.*(?:rror|cannot|No space).*)$"
+        r"^(?:\S*/)?(?:[\w-]+-)?(?:ld|objtool|as|gcc|clang|cc1|strip)(?:[.-][\w.]+)?: "
+        r"(?P<message>.*(?:rror|cannot|No space).*)$"
     ),
     re.compile(r"^(?P<message>.*No space left on device.*)$"),
     re.compile(r"^(?P<message>.*(?:Killed signal|internal compiler error).*)$"),
@@ -42,7 +46,7 @@ def first_failure(log: Path) -> Optional[Failure]:
     other: Optional[Failure] = None
     for line in _lines(log):
         match = _COMPILER.match(line)
-        if match and "conftest" not in match["file"]:
+        if match and not Path(match["file"]).name.startswith("conftest"):
             return Failure(match["message"], match["file"], int(match["line"]))
         if other is None:
             other = next((Failure(m["message"]) for pattern in _OTHERS if (m := pattern.match(line))), None)
