@@ -34,6 +34,10 @@ from nvdriver_build.store import Store
 
 PEERMEM = "nvidia-peermem"
 """Real only against MOFED's symvers, else a stub whose init fails (docs/architecture.md): not built."""
+UNENFORCED = (
+    "sign them with a key that the kernel trusts, or switch the enforcement off "
+    "(module.sig_enforce, Secure Boot, lockdown)"
+)
 _WAIT_FOR_OTHER = 3600.0
 _log = structlog.get_logger()
 
@@ -124,19 +128,29 @@ def obtain(
     be built and nothing to build with is there.
     """
     recipe = wish.recipe()
-    found = store.find(recipe)
+    found = _find(wish, recipe, store)
     if found is not None:
-        return Obtained(found, require_fit(found, wish.target, wish.signatures_enforced), "store")
+        return found
+    _log.info("not in the store", key=recipe.key[:12], why=store.explain_miss(recipe))
     with store.building(recipe.key, _WAIT_FOR_OTHER, commands.check):
-        found = store.find(recipe)
-        if found is not None:
-            return Obtained(found, require_fit(found, wish.target, wish.signatures_enforced), "store")
-        return _build(wish, recipe, store, commands, progress)
+        return _find(wish, recipe, store) or _build(wish, recipe, store, commands, progress)
+
+
+def _find(wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
+    found = store.find(recipe)
+    if found is None:
+        return None
+    return Obtained(found, require_fit(found, wish.target, wish.signatures_enforced), "store")
 
 
 def _build(
     wish: Wish, recipe: Recipe, store: Store, commands: Commands, progress: Optional[Progress]
 ) -> Obtained:
+    if wish.signatures_enforced:
+        raise SigningError(
+            f"kernel {recipe.kernel_release} takes signed modules only, and what is built here is not signed",
+            hint=UNENFORCED,
+        )
     if wish.headers is None:
         raise HeadersError(
             f"no set for driver {recipe.driver_version} on {recipe.kernel_release} in {store.root}, "
@@ -221,8 +235,7 @@ def unfit(fit: Fit, target: KernelTarget) -> NvdriverError:
         others = f"; nor are {len(findings) - 1} others" if len(findings) > 1 else ""
         return SigningError(
             f"{name} {finding.message}{others}",
-            hint="sign them with a key that the kernel trusts, or switch the enforcement off "
-            "(module.sig_enforce, Secure Boot, lockdown)",
+            hint=UNENFORCED,
         )
     shown = "; ".join(f"{name} {finding.message}" for name, finding in findings[:3])
     more = f"; and {len(findings) - 3} more" if len(findings) > 3 else ""

@@ -52,9 +52,11 @@ class Store:
     def find(self, recipe: Recipe) -> Optional[ModuleSet]:
         """The set of exactly this recipe, every byte checked; a damaged one is dropped, told, and None."""
         folder = self._folder(recipe.key)
-        if not os.path.lexists(folder):
-            _log.info("not in the store", key=recipe.key[:12], why=explain_miss(recipe, self._recipes()))
-            return None
+        with self._translated():
+            try:
+                folder.lstat()
+            except FileNotFoundError:
+                return None
         try:
             found = _open(folder)
         except StoreError as error:
@@ -150,8 +152,10 @@ class Store:
                 if entry.problem is None or os.path.lexists(folder):
                     yield entry
 
-    def _recipes(self) -> list[Recipe]:
-        return [entry.set.manifest.recipe for entry in self.entries() if entry.set]
+    def explain_miss(self, recipe: Recipe) -> str:
+        """Why no set is the one of `recipe`: the first field in which the nearest differs."""
+        there = [entry.set.manifest.recipe for entry in self.entries() if entry.set]
+        return explain_miss(recipe, there)
 
     def _folders(self) -> list[Path]:
         with self._translated(), contextlib.suppress(FileNotFoundError):

@@ -25,6 +25,7 @@ from nvdriver_build.source import AUTO, OPEN, PROPRIETARY
 from nvdriver_build.store import Store
 
 _PATH = click.Path(path_type=Path)
+_ORIGINS = {"built": "built", "store": "taken from the store"}
 _ELSEWHERE = "not compared: the modules are for a kernel that was named, not for the one that runs here"
 
 
@@ -68,7 +69,7 @@ def build(
             target=target,
             headers=found,
             proof=_ELSEWHERE,
-            modules=modules_to_build(tree, modules.split(",") if modules else ()),
+            modules=modules_to_build(tree, [name for name in (modules or "").split(",") if name]),
             jobs=jobs or config.jobs,
             job_memory=config.job_memory,
             debug_info=debug_info,
@@ -133,5 +134,6 @@ def _print(obtained: Obtained, document: dict[str, Any], config: Config) -> None
     for module in obtained.fit.modules:
         click.echo(f"  {module.name:<16} {module.fit}")
     click.echo(
-        f"{obtained.origin} in {document['seconds']:.1f} s; key {recipe.key[:12]}; in {document['output']}"
+        f"{_ORIGINS[obtained.origin]} in {document['seconds']:.1f} s;"
+        f" key {recipe.key[:12]}; in {document['output']}"
     )
