@@ -146,6 +146,14 @@ def test_nothing_to_build_with_is_told(rig: FakeToolchain, store: Store) -> None
     assert obtain(wish_of(rig, headers=None), store, commands_of(rig)).origin == "store"
 
 
+def test_an_enforcing_kernel_is_told_before_anything_is_built(rig: FakeToolchain, store: Store) -> None:
+    """Where only signed modules load, nothing is compiled that could not be used; a miss is told once."""
+    with capture_logs() as logs, pytest.raises(SigningError, match="takes signed modules only"):
+        obtain(wish_of(rig, signatures_enforced=True), store, commands_of(rig))
+    assert rig.make_calls() == 0
+    assert [log["event"] for log in logs] == ["not in the store"]
+
+
 def test_no_compiler_is_told_before_anything_is_built(rig: FakeToolchain, store: Store) -> None:
     """No gcc, and one of another major version, end with exit 10 before make is started."""
     rig.program("gcc", "echo 'gcc (GCC) 13.1.0'")
