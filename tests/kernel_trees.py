@@ -96,6 +96,7 @@ def build_tree(
     """A kernel build tree like that of RHEL's kernel-devel, its vermagic.h like that of Linux `like`."""
     return {
         "Makefile": KERNEL_MAKEFILE,
+        "scripts/Makefile.build": "",
         ".config": config_text(config),
         "Module.symvers": symvers_text() if symvers is None else symvers,
         "include/generated/utsrelease.h": f'#define UTS_RELEASE "{release}"\n',

@@ -19,7 +19,7 @@ from attrs import frozen
 from nvdriver_build.build.jobs import JOB_MEMORY, Capacity, measure
 from nvdriver_build.build.log import Failure, Follower, count_steps, first_failure, tail
 from nvdriver_build.commands import CommandError, Commands
-from nvdriver_build.errors import BuildError
+from nvdriver_build.errors import BuildError, HeadersError
 from nvdriver_build.kernel import Compiler, Headers, KernelTarget
 from nvdriver_build.source import Source
 
@@ -67,13 +67,14 @@ def build_modules(
 ) -> tuple[Path, ...]:
     """Build in the empty folder `work`; the modules' paths. The output of make goes to `log`.
 
-    Raises BuildError with the first real error; the whole process group of make is gone before anything
-    is raised.
+    Raises BuildError with the first real error, HeadersError for headers that nothing can be built with; the
+    whole process group of make is gone before anything is raised.
     """
     tree = work / "tree"
     _require_plain_path(work, "choose another store")
     for path in (build.headers.sources, build.headers.output):
         _require_plain_path(path, "move the kernel headers")
+    _require_scripts(build.headers)
     try:
         _link_sources(build, tree, commands)
         _make(build, tree, commands, log, progress)
@@ -92,6 +93,15 @@ def _require_plain_path(path: Path, hint: str) -> None:
     odd = "".join(sorted(set(_ODD.findall(str(path)))))
     if odd:
         raise BuildError(f"cannot build with {path}: make and the shell do not take {odd!r} in it", hint=hint)
+
+
+def _require_scripts(headers: Headers) -> None:
+    scripts = headers.sources / "scripts/Makefile.build"
+    if not scripts.is_file():
+        raise HeadersError(
+            f"{scripts} is not there (in Debian's headers a link leads to it): nothing can be built",
+            hint="install linux-kbuild of this version (Debian), or the whole of kernel-devel (RHEL)",
+        )
 
 
 def make_flags(build: Build, tree: Path) -> tuple[str, ...]:
