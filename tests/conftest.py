@@ -36,6 +36,12 @@ def kernel_rt() -> KitKernel:
 
 
 @pytest.fixture(scope="session")
+def kernel_cloud() -> KitKernel:
+    """The cloud kernel of A's version, with another configuration; headers only."""
+    return _kernel("cloud")
+
+
+@pytest.fixture(scope="session")
 def kernel_future() -> KitKernel:
     """A kernel that the real driver is too old for; headers only."""
     return _kernel("future")

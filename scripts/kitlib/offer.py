@@ -9,7 +9,7 @@ from kitlib.apt import KitError, Package
 
 WITH_IMAGE = ("a", "b", "arm64")
 BREAKS_535 = (6, 1, 187)  # tried: 6.1.176 compiles, 6.1.187 does not
-_FLAVOURS = {"rt": "rt-amd64", "arm64": "arm64"}
+_FLAVOURS = {"rt": "rt-amd64", "cloud": "cloud-amd64", "arm64": "arm64"}
 
 
 class Kernel(NamedTuple):
