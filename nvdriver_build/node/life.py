@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Callable, Mapping, Optional
+from typing import Callable, Iterator, Mapping, Optional
 
 import structlog
 from attrs import define, frozen
@@ -94,24 +95,30 @@ class Node:
     def bring_up(self, report: Reporter) -> Loadable:
         """From nothing to announced."""
         loadable = self.make_ready(report)
-        with report.stage("load"):
+        with self._stage(report, "load"):
             self._load(loadable, report)
-        with report.stage("ready"):
+        with self._stage(report, "ready"):
             self._announce(loadable, report)
         return loadable
 
     def make_ready(self, report: Reporter) -> Loadable:
         """From nothing to a set that fits, ready to load."""
-        with report.stage("look"):
+        with self._stage(report, "look"):
             self._require_gpu()
             kernel = look(self.config, self.host, self.machine)
             _log.info(
                 "kernel", release=kernel.running.release, proof=kernel.proof.by, why=kernel.proof.detail
             )
-        with report.stage("obtain"):
+        with self._stage(report, "obtain"):
             obtained = self._obtain(kernel, report)
-        with report.stage("prepare"):
+        with self._stage(report, "prepare"):
             return self._prepare(obtained.set, kernel, report)
+
+    @contextlib.contextmanager
+    def _stage(self, report: Reporter, name: str) -> Iterator[None]:
+        self.stop()
+        with report.stage(name):
+            yield
 
     def _require_gpu(self) -> None:
         devices, claims = nvidia_devices(self.host), claimants(self.host)
@@ -181,7 +188,6 @@ class Node:
 
     def _load(self, loadable: Loadable, report: Reporter) -> None:
         """Attach where the same set is live with the same parameters; else unload what is there, and load."""
-        self.stop()
         if self._is_loaded(loadable):
             report.tell(origin="loaded")
             _log.info("attached: the same set is live already")
@@ -228,16 +234,16 @@ class Node:
         """Load the set in `folder` as `run` would, once it is proven to fit the running kernel."""
         with self.readiness.owned():
             report = Reporter(self.readiness)
-            with report.stage("look"):
+            with self._stage(report, "look"):
                 self._require_gpu()
                 kernel = look(self.config, self.host, self.machine)
-            with report.stage("verify"):
+            with self._stage(report, "verify"):
                 found = open_set(folder)
                 fit = require_fit(found, kernel.target, kernel.security.enforces)
                 report.tell(key=found.key, fit=fit.fit, driver_version=found.manifest.recipe.driver_version)
-            with report.stage("prepare"):
+            with self._stage(report, "prepare"):
                 loadable = self._prepare(found, kernel, report)
-            with report.stage("load"):
+            with self._stage(report, "load"):
                 self._load(loadable, report)
 
     def leave(self) -> None:

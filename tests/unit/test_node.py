@@ -1,0 +1,261 @@
+"""The life of a driver on a node made of files: order, loss, signals at every step, what is left behind."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Callable, List
+
+import pytest
+from fake_host import FakeHost
+from fake_toolchain import SYSTEM_PATH, FakeToolchain
+from kernel_trees import RELEASE
+from trees import write_tree
+
+from nvdriver_build.commands import SystemCommands
+from nvdriver_build.config import read_config
+from nvdriver_build.errors import InUseError, LoadError, NoGpuError, SourceError, Stopped, UsageError
+from nvdriver_build.loader.host import driver_modules
+from nvdriver_build.loader.kernel_log import KernelLog
+from nvdriver_build.node.life import Node
+from nvdriver_build.readiness import Readiness
+
+NAMES = ("nvidia", "nvidia_uvm", "nvidia_modeset", "nvidia_drm")
+
+
+class Rig:
+    """A node with one GPU and a driver to build; `life` gives its Node, whose `steps` are calls of `stop`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.toolchain = FakeToolchain.make(write_tree(root / "toolchain", {}))
+        self.node = FakeHost(write_tree(root / "node", {}))
+        kernel = {"osrelease": f"{RELEASE}\n", "version": "#1 SMP PREEMPT_DYNAMIC a test\n"}
+        write_tree(root / "node/proc/sys/kernel", kernel)
+        self.node.pci("0000:01:00.0")
+        for name in NAMES:
+            self.node.module(name, planned=True)
+        self.seen: List[Any] = []
+
+    @property
+    def readiness(self) -> Readiness:
+        return Readiness(self.root / "run")
+
+    def loaded(self) -> List[str]:
+        return sorted(driver_modules(self.node.host))
+
+    def life(self, at: Callable[[int], None] = lambda step: None, **settings: str) -> Node:
+        """A driver whose `at` is called at every look for a signal, with a number."""
+        path = f"{self.root}/node/bin:{self.root}/toolchain/bin:{SYSTEM_PATH}"
+        config = read_config(
+            {
+                "PATH": path,
+                "NVDRIVER_STORE": str(self.root / "store"),
+                "NVDRIVER_SOURCE": str(self.toolchain.source),
+                "NVDRIVER_HEADERS": str(self.toolchain.headers),
+                "NVDRIVER_MODULE_TREE": str(self.root / "node/lib/modules" / RELEASE),
+                "NVDRIVER_PARAMETERS": str(self.root / "drivers"),
+                "NVDRIVER_RUN_DIR": str(self.root / "run"),
+                **settings,
+            }
+        )
+        count = iter(range(10**6))
+        return Node(
+            config=config,
+            host=self.node.host,
+            machine="x86_64",
+            commands=SystemCommands(path, lambda: at(next(count))),
+            leaving=SystemCommands(path),
+            journal=KernelLog(self.root / "no-log").follow,
+            stop=lambda: at(next(count)),
+            progress=lambda *_: None,
+            readiness=self.readiness,
+            pause=lambda _: None,
+        )
+
+    def stop_when_ready(self, act: Callable[[], None] = lambda: None) -> Callable[[int], None]:
+        """Act once when Ready is announced, then ask to end."""
+
+        def at(_: int) -> None:
+            if self.readiness.ready:
+                act()
+                raise Stopped(15)
+
+        return at
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def assert_clean(rig: Rig) -> None:
+    assert rig.loaded() == []
+    assert list((rig.root / "run/validations").iterdir()) == []
+    assert not rig.readiness.pid_file.exists()
+    assert not rig.readiness.state.exists()
+
+
+def test_life_from_nothing_to_nothing(rig: Rig) -> None:
+    """Built, loaded in order, announced last of all; a signal withdraws readiness, then unloads."""
+
+    def look() -> None:
+        rig.seen.append((rig.loaded(), rig.readiness.read_status()))
+
+    rig.life(rig.stop_when_ready(look)).run()
+    loaded, status = rig.seen[0]
+    assert loaded == sorted(NAMES)
+    assert status is not None
+    assert (status.ready, status.origin, status.fit, status.driver_version) == (
+        True,
+        "built",
+        "exact",
+        "999.10.01",
+    )
+    assert list(status.timings) == ["look", "obtain", "prepare", "load", "ready"]
+    assert set(status.modules) == set(NAMES)
+    order = [line.split()[-1] for line in rig.node.ran]
+    assert (order[:4], set(order[4:7]), order[7:]) == (list(NAMES), set(NAMES) - {"nvidia"}, ["nvidia"])
+    assert_clean(rig)
+
+
+def test_signal_at_every_step_leaves_nothing(rig: Rig) -> None:
+    """Whenever the signal comes, `run` returns, and nothing is loaded, announced or half-made."""
+    for step in range(400):
+        rig.life(functools.partial(_stop_at, step)).run()
+        assert_clean(rig)
+        status = rig.readiness.read_status()
+        if status is not None and "ready" in (status.timings or {}):
+            break
+    assert step > 10, "the signals came in every stage before readiness, and once after it"
+    assert list((rig.root / "store/work").iterdir()) == []
+
+
+def _stop_at(last: int, number: int) -> None:
+    if number == last:
+        raise Stopped(15)
+
+
+def test_lost_module_takes_readiness_away_until_it_is_back(rig: Rig) -> None:
+    """While a module is gone the ready files are gone; both come back with it."""
+
+    def at(_: int) -> None:
+        files = rig.readiness
+        gone = not (rig.node.modules / "nvidia_drm").exists()
+        if files.ready and not rig.seen:
+            files.write_ctr_ready()
+            rig.node.commands.run(["rmmod", "nvidia_drm"], timeout=5)
+            rig.seen.append("lost")
+        elif rig.seen == ["lost"] and gone and files.announced == "NotReady":
+            assert not files.ctr_ready.exists()
+            status = files.read_status()
+            assert status is not None
+            assert status.error is not None
+            assert "nvidia_drm is not loaded" in status.error["message"]
+            rig.node.commands.run(["modprobe", *"123456", "nvidia_drm"], timeout=5)
+            rig.seen.append("back")
+        elif rig.seen == ["lost", "back"] and files.ready:
+            assert files.ctr_ready.exists(), "the startup probe, which wrote it, runs no more"
+            raise Stopped(15)
+
+    rig.life(at).run()
+    assert rig.seen == ["lost", "back"]
+    assert_clean(rig)
+
+
+def test_same_set_is_attached_to_and_changed_parameters_reload(rig: Rig) -> None:
+    """What a killed run left loaded stays loaded; with other parameters it is loaded anew."""
+
+    def die(_: int) -> None:
+        if rig.readiness.ready:
+            raise SystemExit(137)
+
+    with pytest.raises(SystemExit):
+        rig.life(die).run()
+    assert rig.loaded() == sorted(NAMES)
+
+    before = len(rig.node.ran)
+    rig.life(rig.stop_when_ready(lambda: rig.seen.append(rig.node.ran[before:]))).run()
+    assert rig.seen.pop() == [], "attached: neither modprobe nor rmmod was started"
+
+    with pytest.raises(SystemExit):
+        rig.life(die).run()
+    write_tree(rig.root / "drivers", {"nvidia-uvm.conf": "uvm_disable_hmm=1\n"})
+    before = len(rig.node.ran)
+    rig.life(rig.stop_when_ready(lambda: rig.seen.append(rig.node.ran[before:]))).run()
+    assert [line.split()[0] for line in rig.seen.pop()] == ["rmmod"] * 4 + ["modprobe"] * 4
+
+
+def test_driver_in_use_is_told_and_can_be_attached_to(rig: Rig) -> None:
+    """A used driver is not unloaded: InUseError, no readiness, and the state stays for the next run."""
+
+    def hold() -> None:
+        (rig.node.modules / "nvidia/refcnt").write_text("5\n")
+
+    with pytest.raises(InUseError, match="in use"):
+        rig.life(rig.stop_when_ready(hold)).run()
+    assert rig.loaded() == sorted(NAMES)
+    assert rig.readiness.announced is None
+    assert rig.readiness.state.exists()
+    status = rig.readiness.read_status()
+    assert status is not None
+    assert status.error is not None
+    assert status.error["code"] == 16
+
+
+def test_stale_readiness_is_withdrawn_before_anything_else(rig: Rig) -> None:
+    """What a crashed run left announced is gone at once, and stays gone where the run fails."""
+    rig.readiness.write_ctr_ready()
+    write_tree(rig.root / "run/validations", {".driver-daemons-status": "Ready\n", "driver-ready": "x\n"})
+    (rig.root / "node/sys/bus/pci/devices/0000:01:00.0/vendor").write_text("0x8086\n")
+    with pytest.raises(NoGpuError):
+        rig.life().run()
+    assert_clean(rig)
+
+
+def test_second_run_is_refused_and_harms_nothing(rig: Rig) -> None:
+    """While one run lives a second is InUseError, and the first one's readiness stays."""
+
+    def second() -> None:
+        with pytest.raises(InUseError, match="another driver runs on this node"):
+            rig.life().run()
+        assert rig.readiness.ready
+        rig.seen.append("refused")
+
+    rig.life(rig.stop_when_ready(second)).run()
+    assert rig.seen == ["refused"]
+
+
+def test_gpus_that_another_driver_has_are_told_before_a_build(rig: Rig) -> None:
+    """Where every GPU is bound elsewhere nothing is built."""
+    rig.node.pci("0000:02:00.0", driver="vfio-pci")
+    (rig.root / "node/sys/bus/pci/devices/0000:01:00.0/driver").symlink_to("../../drivers/nouveau")
+    with pytest.raises(LoadError, match=r"0000:01:00\.0.*nouveau.*0000:02:00\.0.*vfio-pci"):
+        rig.life().run()
+    assert rig.toolchain.make_calls() == 0
+
+
+def test_source_of_another_version_is_refused(rig: Rig) -> None:
+    """DRIVER_VERSION and the source have to agree; without either, what is missing is named."""
+    with pytest.raises(SourceError, match=r"DRIVER_VERSION is 1\.2\.3, the source is 999\.10\.01"):
+        rig.life(DRIVER_VERSION="1.2.3").run()
+    with pytest.raises(SourceError, match="neither NVDRIVER_SOURCE nor DRIVER_VERSION"):
+        rig.life(NVDRIVER_SOURCE="").run()
+    assert_clean(rig)
+
+
+def test_parameter_that_is_no_parameter_ends_before_loading(rig: Rig) -> None:
+    """A line that could leave its place in modprobe's configuration is UsageError, and nothing is loaded."""
+    write_tree(rig.root / "drivers", {"nvidia.conf": "NVreg_A=1\ninstall x\\\n"})
+    with pytest.raises(UsageError, match=r"nvidia\.conf, line 2"):
+        rig.life().run()
+    assert_clean(rig)
+
+
+def test_load_set_takes_what_build_wrote(rig: Rig) -> None:
+    """`load DIR` loads a set that fits, and announces nothing."""
+    rig.life(rig.stop_when_ready()).run()
+    folder = next((rig.root / "store/sets").iterdir())
+    rig.life().load_set(folder)
+    assert rig.loaded() == sorted(NAMES)
+    assert rig.readiness.announced is None
