@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Iterator, Optional
 
 import pytest
 from hypothesis import given
@@ -173,3 +173,44 @@ def test_jobs_are_bounded(cpus: int, quota: Optional[float], memory: Optional[in
     jobs = Capacity(cpus, quota, memory).jobs(each)
     assert 1 <= jobs <= cpus
     assert jobs == 1 or ((quota is None or jobs < quota + 1) and (memory is None or jobs * each <= memory))
+
+
+@pytest.fixture
+def cgroups() -> Iterator[Dict[str, Path]]:
+    """New cgroups of this machine for processors and memory, in v1 or v2; gone afterwards."""
+    name = f"nvdriver-test-{os.getpid()}"
+    top = Path("/sys/fs/cgroup")
+    places = {each: (top / each if (top / each).is_dir() else top) / name for each in ("cpu", "memory")}
+    try:
+        for place in set(places.values()):
+            place.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+    yield places
+    for place in set(places.values()):
+        place.rmdir()
+
+
+def test_a_real_cgroup(cgroups: Dict[str, Path]) -> None:
+    """Limits of the kernel itself are seen by a process in them, though it sees all processors."""
+    new = cgroups["cpu"] == cgroups["memory"]
+    limits = (
+        {"cpu.max": "50000 100000", "memory.max": str(GIB)}
+        if new
+        else {"cpu.cfs_quota_us": "50000", "memory.limit_in_bytes": str(GIB)}
+    )
+    files = {cgroups[name.partition(".")[0]] / name: value for name, value in limits.items()}
+    if not all(file.exists() for file in files):
+        pytest.skip("this machine does not hand on its controllers to new cgroups")
+    for file, value in files.items():
+        file.write_text(value)
+    join = "".join(f"echo $$ > {place}/cgroup.procs; " for place in cgroups.values())
+    code = (
+        "from nvdriver_build.build import measure; c = measure(); print(c.cpus, c.quota, c.memory, c.jobs())"
+    )
+    out = subprocess.run(
+        ["sh", "-c", f'{join} exec "$0" -c "$1"', sys.executable, code], check=True, stdout=subprocess.PIPE
+    )
+    cpus, quota, memory, jobs = out.stdout.split()
+    assert (int(cpus), float(quota), int(jobs)) == (len(os.sched_getaffinity(0)), 0.5, 1)
+    assert 0 < int(memory) <= GIB
