@@ -23,7 +23,7 @@ import structlog
 from attrs import frozen
 
 from nvdriver_build.errors import StoreError, UsageError
-from nvdriver_build.files import LockedError, lock, private_folder, publish_folder
+from nvdriver_build.files import LockedError, lock, private_folder, publish_folder, sweep
 from nvdriver_build.sets import MANIFEST, ModuleSet, Recipe, explain_miss, open_set
 
 DAY = 86400.0
@@ -65,6 +65,7 @@ class Store:
             return None
         with contextlib.suppress(OSError):  # a read-only store serves as well
             os.utime(folder)
+        sweep(self.root / "work")  # a hit needs no workspace, which would sweep
         return found
 
     def add(self, private: Path, key: str) -> ModuleSet:

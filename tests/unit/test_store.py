@@ -51,6 +51,14 @@ def test_the_store_is_its_owners_alone(store: Store) -> None:
     assert store.root.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_hit_sweeps(store: Store) -> None:
+    """What a killed builder left, 200 MB maybe, goes at a hit as well, which needs no workspace."""
+    put(store, recipe())
+    write_set(store.root / "work" / ".nvdriver-build-0123456789abcdef" / "work" / "set", recipe())
+    assert store.find(recipe())
+    assert leftovers(store) == []
+
+
 def test_a_miss_says_why(store: Store) -> None:
     """A miss can be explained by what differs between what is wanted and what is there."""
     put(store, recipe(kernel_release="5.14.0"))
