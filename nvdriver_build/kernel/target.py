@@ -14,7 +14,7 @@ from typing import Iterator, Mapping, NamedTuple, Optional
 from attrs import field, frozen
 
 from nvdriver_build.elf import read_module
-from nvdriver_build.errors import HeadersError, ModuleFormatError
+from nvdriver_build.errors import HeadersError, HeadersMismatch, ModuleFormatError
 from nvdriver_build.kernel.config import digest, parse_config
 from nvdriver_build.kernel.headers import Headers
 
@@ -90,7 +90,7 @@ def target_from_headers(headers: Headers) -> KernelTarget:
 def target_from_modules(tree: Path, release: str) -> KernelTarget:
     """The kernel whose module folder `tree` is (RHEL's kernel-core puts symvers and config there).
 
-    Raises HeadersError where the folder does not hold them.
+    Raises HeadersError where the folder does not hold them, HeadersMismatch where it is another kernel's.
     """
     symvers = read_node_symvers(tree)
     if symvers is None:
@@ -100,11 +100,17 @@ def target_from_modules(tree: Path, release: str) -> KernelTarget:
         )
     raw_config = _read(tree / "config")
     config = parse_config(raw_config.decode("utf-8", "replace"))
+    vermagic = module_vermagic(tree) or _vermagic(release, config, "", None)
+    if vermagic.partition(" ")[0] != release:
+        raise HeadersMismatch(
+            f"the modules in {tree} are of kernel {vermagic.partition(' ')[0]}, not {release}",
+            hint="give the module folder of the kernel that runs",
+        )
     return KernelTarget(
         release=release,
         arch=_arch(config, tree),
         flavour=flavour(release, config),
-        vermagic=module_vermagic(tree) or _vermagic(release, config, "", None),
+        vermagic=vermagic,
         symbols=parse_symvers(symvers, f"{tree}/symvers", _has_crcs(config)),
         config=config,
         symvers_sha256=hashlib.sha256(symvers).hexdigest(),

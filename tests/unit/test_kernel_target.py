@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kernel_trees import CONFIG, PREEMPT, RELEASE, SYMBOLS, build_tree, config_text, symvers_text
 from trees import write_tree
 
-from nvdriver_build.errors import HeadersError
+from nvdriver_build.errors import HeadersError, HeadersMismatch
 from nvdriver_build.kernel import find_headers, parse_symvers, target_from_headers, target_from_modules
 from nvdriver_build.kernel.config import digest, parse_config
 from nvdriver_build.kernel.target import Symbol, flavour
@@ -225,6 +225,14 @@ def test_module_folder_takes_vermagic_of_its_modules(tmp_path: Path) -> None:
         tree, {"kernel/a/a.ko": b"junk", "kernel/b/b.ko": module(["name=b", f"vermagic={vermagic}"]).build()}
     )
     assert target_from_modules(tree, RELEASE).vermagic == vermagic
+
+
+def test_module_folder_of_another_kernel(tmp_path: Path) -> None:
+    """A folder whose modules are of another kernel is refused with both releases."""
+    tree = node_folder(tmp_path, "xz")
+    write_tree(tree, {"kernel/b.ko": module(["name=b", "vermagic=6.1.0-9-amd64 SMP "]).build()})
+    with pytest.raises(HeadersMismatch, match=rf"of kernel 6\.1\.0-9-amd64, not {RELEASE}"):
+        target_from_modules(tree, RELEASE)
 
 
 def test_module_folder_without_symvers(tmp_path: Path) -> None:
