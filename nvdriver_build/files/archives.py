@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import tarfile
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ MAX_MEMBERS = 100_000
 """Files, folders and links that an archive may hold; NVIDIA's largest source has about 2,000."""
 MAX_DEPTH = 64
 """Folders that a member may lie in."""
+_NAME_MAX = 255
+"""Linux include/uapi/linux/limits.h."""
 _MAX_HEADERS = 4 * 1024**2
 """Bytes of headers that may come before the first member, or beyond `_HEADER` for each."""
 _HEADER = 8 * 1024
@@ -163,10 +166,10 @@ def _unpack_members(tar: tarfile.TarFile, stream: _Stream, place: Path, check: C
         stream.allowed += size + _HEADER
         name = _safe_name(member.name, links)
         if member.issym():
-            _check_link(member, name)
+            target = _link_target(member, name)
             links.add(name)
             (place / name).parent.mkdir(parents=True, exist_ok=True)
-            (place / name).symlink_to(member.linkname)
+            (place / name).symlink_to(target)
         elif member.isdir():
             (place / name).mkdir(parents=True, exist_ok=True)
         elif member.isreg() and not member.issparse():
@@ -186,16 +189,21 @@ def _safe_name(text: str, links: set[PurePosixPath]) -> PurePosixPath:
     return name
 
 
-def _check_link(member: tarfile.TarInfo, name: PurePosixPath) -> None:
-    """A link may climb only at its start, and not above the archive's top: then it cannot lead out."""
+def _link_target(member: tarfile.TarInfo, name: PurePosixPath) -> PurePosixPath:
+    """A link may climb only at its start, and not above the archive's top: then it cannot lead out.
+
+    Names that no file can have are refused as well: whoever asks where such a link leads gets an error.
+    """
     target = PurePosixPath(member.linkname)
     climbs = 0
     for part in target.parts:
         if part != "..":
             break
         climbs += 1
-    if target.is_absolute() or ".." in target.parts[climbs:] or climbs > len(name.parts) - 1:
-        raise ArchiveError(f"member {member.name!r} links to {member.linkname!r}, out of the folder")
+    odd = not member.linkname or any(len(os.fsencode(part)) > _NAME_MAX for part in target.parts)
+    if odd or target.is_absolute() or ".." in target.parts[climbs:] or climbs > len(name.parts) - 1:
+        raise ArchiveError(f"member {member.name!r} links to {member.linkname[:200]!r}, out of the folder")
+    return target
 
 
 def _write_member(

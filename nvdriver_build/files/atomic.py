@@ -121,8 +121,10 @@ def _own_folder(parent: Path) -> tuple[Path, int]:
 def sweep(parent: Path) -> None:
     """Remove the private folders under `parent` whose owners are gone."""
     for outer in parent.glob(f"{_PRIVATE}*"):
-        if _PRIVATE_NAME.fullmatch(outer.name):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            # In a shared folder, such as /tmp, a link or a stranger's folder may have such a name.
+            ours = not outer.is_symlink() and outer.stat().st_uid == os.geteuid()
+            if ours and _PRIVATE_NAME.fullmatch(outer.name):
                 _sweep_one(outer)
 
 

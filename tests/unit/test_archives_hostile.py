@@ -49,8 +49,9 @@ def test_escapes_are_refused(tmp_path: Path, way: str, suffix: str) -> None:
         ([("a", SYM, "b", b""), ("a", FILE, "", b"")], "through a link"),
         ([("a", SYM, "b", b""), ("a", SYM, "c", b"")], "through a link"),
         ([("a", SYM, "b", b""), ("./a/d", DIR, "", b"")], "through a link"),
-        ([("a", SYM, "", b"")], "cannot be unpacked"),
-        ([("a", SYM, "b" * 5000, b"")], "cannot be unpacked"),
+        ([("a", SYM, "", b"")], "links to ''"),
+        ([("a", SYM, "b" * 256, b"")], "links to 'bbb"),
+        ([("a", SYM, "b/" * 2500, b"")], "cannot be unpacked"),
         ([("a", FILE, "", b""), ("b", HARD, "a", b"")], "neither file, folder nor"),
         ([("a", FIFO, "", b"")], "neither file, folder nor"),
         ([("a", FILE, "", b""), ("a", FILE, "", b"")], "cannot be unpacked"),
@@ -65,6 +66,13 @@ def test_escapes_are_refused(tmp_path: Path, way: str, suffix: str) -> None:
 def test_odd_members_are_refused(place: Path, members: List[Member], why: str) -> None:
     """Names and links that lead out, that collide or that cannot be are told by their cause."""
     assert why in refused(tar_of(members), place)
+
+
+def test_loops_of_links_lead_nowhere(tmp_path: Path, place: Path) -> None:
+    """A link to itself with slashes behind, which Path.resolve() takes for one to the root, is made plain."""
+    (tmp_path / "archive").write_bytes(tar_of([("a", SYM, "a//", b""), ("b", SYM, "./c//d/", b"")]))
+    unpack(tmp_path / "archive", place)
+    assert [str((place / name).readlink()) for name in "ab"] == ["a", "c/d"]
 
 
 def test_sparse_files_are_refused(place: Path) -> None:
@@ -131,7 +139,7 @@ def _unpacks_inside(root: Path, data: bytes) -> None:
 def _leads_inside(path: Path, place: Path) -> bool:
     try:
         return place.resolve() in (path.resolve(), *path.resolve().parents)
-    except (RuntimeError, OSError):  # a loop, or a name too long to be followed
+    except RuntimeError:  # a loop
         return True
 
 

@@ -83,6 +83,14 @@ def test_sweep_takes_a_folder_without_a_lock(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_sweep_follows_no_link(tmp_path: Path) -> None:
+    """A link with a private folder's name, which anybody can put into /tmp, leads a sweep nowhere."""
+    write_tree(tmp_path, {"victim/file": ""})
+    (tmp_path / ".nvdriver-build-0123456789abcdef").symlink_to("victim")
+    sweep(tmp_path)
+    assert names(tmp_path / "victim") == ["file"]
+
+
 def test_sweep_comes_again_where_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that cannot be removed now, since a stray compiler writes to it, is removed later."""
     leave_dead_folder(tmp_path)
