@@ -20,7 +20,7 @@ from nvdriver_build.errors import StoreError, UsageError
 from nvdriver_build.files import private_folder, publish_folder, sync
 from nvdriver_build.kernel import find_headers, target_from_headers
 from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain, opened_source
-from nvdriver_build.sets import MANIFEST, ModuleSet
+from nvdriver_build.sets import MANIFEST, ModuleSet, open_set
 from nvdriver_build.source import AUTO, OPEN, PROPRIETARY
 from nvdriver_build.store import Store
 
@@ -59,7 +59,7 @@ def build(
     started = time.monotonic()
     config = read_config()
     commands = SystemCommands(config.path, StopFlag().check)
-    _check_output(output)
+    place = _check_output(output)
     found = find_headers(headers, kernel_release)
     target = target_from_headers(found)
     store = Store(config.store)
@@ -76,7 +76,7 @@ def build(
             allow_compiler_mismatch=config.compiler_mismatch,
         )
         obtained = obtain(wish, store, commands, progress=progress)
-    _write(obtained.set, output)
+    _write(obtained.set, place)
     document = _document(obtained, output, time.monotonic() - started)
     if as_json:
         emit(document)
@@ -84,30 +84,50 @@ def build(
         _print(obtained, document, config)
 
 
-def _check_output(output: Path) -> None:
-    """Told before anything is built: what stands in the way, and where nothing can be written."""
-    there = os.path.lexists(output)
-    if there and not (output / MANIFEST).is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} exists and is no module set", hint="give a new folder, or an empty one")
-    parent = next(path for path in output.absolute().parents if path.exists())
-    if output.is_mount() or not parent.is_dir() or not os.access(parent, os.W_OK):
+def _check_output(output: Path) -> Path:
+    """Where the set will be, links followed. Told before anything is built: what stands in the way."""
+    place = Path(os.path.realpath(output))
+    if place == Path.cwd():
+        raise UsageError(
+            f"{output} is the current folder, and the output is put in place as a whole",
+            hint="name a folder in it",
+        )
+    _require_replaceable(place)
+    parent = next(path for path in place.parents if path.exists())
+    if place.is_mount() or not parent.is_dir() or not os.access(parent, os.W_OK):
         raise _not_written(output, f"{parent} takes no new folder of this name")
+    return place
 
 
-def _write(built: ModuleSet, output: Path) -> None:
+def _require_replaceable(place: Path) -> None:
+    """What is replaced is gone: so only a set and nothing else, or nothing at all, may be there."""
+    if not os.path.lexists(place) or (place.is_dir() and not any(place.iterdir())):
+        return
+    hint = "give a new folder, or an empty one"
+    try:
+        files = {MANIFEST, *(path.name for path in open_set(place, check=False).paths)}
+    except StoreError as error:
+        raise UsageError(f"{place} exists and is no module set", hint=hint) from error
+    foreign = sorted({path.name for path in place.iterdir()} - files)
+    if foreign:
+        raise UsageError(f"{place} is a module set and holds {foreign[0]}, too", hint=hint)
+
+
+def _write(built: ModuleSet, place: Path) -> None:
     """Put a copy of the set in place of what was there, which stays whole until the copy is."""
-    place = output.absolute()
     try:
         with private_folder(place.parent) as private:
             (private / "set").mkdir()
             for path in built.folder.iterdir():
                 shutil.copyfile(path, private / "set" / path.name)
             sync(private)
+            _require_replaceable(place)  # a build takes minutes
             if place.exists():
                 place.rename(private / "old")
-            publish_folder(private / "set", place)
+            if not publish_folder(private / "set", place):
+                raise _not_written(place, "another process has written there meanwhile")
     except OSError as error:
-        raise _not_written(output, error.strerror or str(error)) from error
+        raise _not_written(place, error.strerror or str(error)) from error
 
 
 def _not_written(output: Path, why: str) -> StoreError:
