@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from pathlib import Path
 from typing import Iterator, Optional
 
@@ -199,9 +200,14 @@ def _unpacked(archive: Path, work: Path, commands: Commands, run_sha256: Optiona
 
 
 def _extract_run(archive: Path, folder: Path, commands: Commands, expected: Optional[str]) -> None:
-    """NVIDIA's installer is a shell script that runs as whoever starts it: `-x` only unpacks."""
+    """NVIDIA's installer is a shell script that runs as whoever starts it: `-x` only unpacks.
+
+    What runs is a copy that nobody else can change once its sum is known.
+    """
+    copy = folder.parent / "installer.run"
     with _reading(archive):
-        found = sha256_file(archive)
+        shutil.copyfile(archive, copy)
+        found = sha256_file(copy)
     if expected is None or found != expected.lower():
         reason = "no expected sha256 was given" if expected is None else f"expected sha256 {expected}"
         raise SourceError(
@@ -210,9 +216,11 @@ def _extract_run(archive: Path, folder: Path, commands: Commands, expected: Opti
             "(NVDRIVER_RUN_SHA256)",
         )
     try:
-        finished = commands.run(["sh", str(archive), "-x", "--target", str(folder)], timeout=_RUN_LIMIT)
+        finished = commands.run(["sh", str(copy), "-x", "--target", str(folder)], timeout=_RUN_LIMIT)
     except CommandError as error:
         raise SourceError(f"{archive} did not unpack: {error}", hint=error.hint) from error
+    finally:
+        copy.unlink()
     if not finished.ok:
         raise SourceError(
             f"{archive} -x ended with {finished.exit_code}: {finished.output.strip()[-300:]}",

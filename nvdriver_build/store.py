@@ -79,7 +79,7 @@ class Store:
         """A private folder on the store's own file system, gone afterwards."""
         with contextlib.ExitStack() as stack:
             with self._translated():
-                self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._make_root()
                 folder = stack.enter_context(private_folder(self.root / "work"))
             try:
                 yield folder
@@ -94,10 +94,16 @@ class Store:
 
         `check` is called again and again while waiting; what it raises ends the wait.
         """
+        place = self.root / "locks" / key
         with contextlib.ExitStack() as stack:
             try:
                 with self._translated():
-                    stack.enter_context(lock(self.root / "locks" / key, timeout, check))
+                    self._make_root()
+                    try:
+                        stack.enter_context(lock(place, 0, check))
+                    except LockedError:
+                        _log.info("another process builds this set: waiting", its_log=str(self.log(key)))
+                        stack.enter_context(lock(place, timeout, check))
             except LockedError as error:
                 raise StoreError(
                     f"another process has been building {key[:12]} for {timeout:g} s",
@@ -157,6 +163,10 @@ class Store:
         """Why no set is the one of `recipe`: the first field in which the nearest differs."""
         there = [entry.set.manifest.recipe for entry in self.entries() if entry.set]
         return explain_miss(recipe, there)
+
+    def _make_root(self) -> None:
+        """The store is its owner's alone, whatever is put in first."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _folders(self) -> list[Path]:
         with self._translated(), contextlib.suppress(FileNotFoundError):

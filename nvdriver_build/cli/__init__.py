@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, Optional
 
 import click
@@ -60,6 +61,9 @@ def group() -> None:
 def main(arguments: Optional[list[str]] = None) -> None:
     """The command `nvdriver-build`: exits with the codes of docs/contracts.md."""
     words = sys.argv[1:] if arguments is None else arguments
+    os.umask(0o022)  # root loads what is written here: nobody else may write to it
+    if sys.stderr is None:  # closed by whoever started us
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as we live
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes of any kind
     code, lost = _run(words), _lost_output()
@@ -101,9 +105,10 @@ def _lost_output() -> Optional[int]:
 
 
 def _report(error: NvdriverError, as_json: bool) -> int:
-    click.echo(f"error: {error.message}", err=True)
-    if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+    with contextlib.suppress(OSError):  # the exit code tells it, too
+        click.echo(f"error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
     _tell(error, as_json)
     return error.exit_code
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import click
 
@@ -21,6 +21,8 @@ from nvdriver_build.loader.unload import unload as unload_driver
 from nvdriver_build.node.life import Node
 from nvdriver_build.readiness import Readiness
 
+_QUIET = 10.0
+"""Seconds without a heartbeat after which `status` says so; there is one a second."""
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
@@ -41,7 +43,7 @@ def _node(config: Config, flag: StopFlag, progress: BuildProgress) -> Node:
         host=host_of(config),
         machine=os.uname().machine,
         commands=SystemCommands(config.path, check),
-        leaving=SystemCommands(config.path),
+        leaving=SystemCommands(config.path, readiness.beat),
         journal=KernelLog().follow,
         stop=flag.check,
         progress=progress,
@@ -96,9 +98,11 @@ def status(as_json: bool) -> None:
     config = read_config()
     readiness = _readiness(config)
     run_status = readiness.read_status()
+    age = readiness.heartbeat_age()
     document: dict[str, Any] = {
         "run": run_status.document() if run_status else None,
         "ready": readiness.ready,
+        "heartbeat_age": None if age is None else round(age, 1),
         "loaded": [
             {
                 "name": module.name,
@@ -126,6 +130,17 @@ def _print(document: dict[str, Any]) -> None:
         f"{name} {taken:.2f} s" for name, taken in (run_document.get("timings") or {}).items()
     )
     click.echo(f"stages:         {timings or '-'}")
+    _print_progress(run_document, document["heartbeat_age"])
     error = run_document.get("error")
     if error:
         click.echo(f"error:          {error['message']}")
+        click.echo(f"hint:           {error['hint'] or '-'}")
+
+
+def _print_progress(run_document: dict[str, Any], age: Optional[float]) -> None:
+    progress = run_document.get("progress")
+    if progress:
+        done, total = progress["done"], progress["total"]
+        click.echo(f"building:       {done} of about {total} steps after {progress['elapsed']:.0f} s")
+    if age is not None and age > _QUIET:
+        click.echo(f"run:            no sign of life for {age:.0f} s: it hangs, or was killed")

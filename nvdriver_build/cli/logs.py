@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import Callable, TypeVar
+from typing import Callable, TextIO, TypeVar, cast
 
 import click
 
@@ -38,6 +39,24 @@ def _set_format(context: click.Context, _: click.Parameter, value: str) -> None:
     configure(value, logging.INFO)
 
 
+class _Stderr:
+    """Standard error, where it can be written: a log that is full, closed or unread ends nothing."""
+
+    def write(self, text: str) -> None:
+        """Write, or not."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush, or not."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def configure(form: str, level: int) -> None:
     """Write logs of `level` and above to standard error, as text or as a JSON document a line.
 
@@ -50,7 +69,7 @@ def configure(form: str, level: int) -> None:
 
     last: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if form == "console":
-        last = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_level=False)
+        last = structlog.dev.ConsoleRenderer(colors=_is_terminal(), pad_level=False)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -59,5 +78,5 @@ def configure(form: str, level: int) -> None:
             last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stderr())),
     )

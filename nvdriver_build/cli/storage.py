@@ -15,7 +15,8 @@ from nvdriver_build.cli import emit
 from nvdriver_build.cli.logs import log_options
 from nvdriver_build.config import read_config
 from nvdriver_build.errors import StoreError
-from nvdriver_build.node.status import loaded_key
+from nvdriver_build.loader.host import Host
+from nvdriver_build.node.status import loaded_keys
 from nvdriver_build.store import Entry, Store
 
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
@@ -116,8 +117,7 @@ def verify(as_json: bool) -> None:
 def prune(days: float, as_json: bool) -> None:
     """Drop sets that nobody used for some days, and damaged ones; never what is loaded."""
     place = _store()
-    loaded = loaded_key(read_config().run_dir)
-    dropped = place.prune({loaded} if loaded else set(), days)
+    dropped = place.prune(loaded_keys(place.entries(), Host()), days)
     if as_json:
         emit({"dropped": list(dropped)})
     else:

@@ -15,7 +15,7 @@ from attrs import define, frozen
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
 from nvdriver_build.elf import ModuleFacts
-from nvdriver_build.errors import LoadError, NoGpuError, NvdriverError, SourceError, Stopped
+from nvdriver_build.errors import LoadError, NoGpuError, NvdriverError, SourceError, Stopped, UsageError
 from nvdriver_build.loader.devices import claimants, nvidia_devices
 from nvdriver_build.loader.host import Host, driver_modules, missing
 from nvdriver_build.loader.kernel_log import Journal
@@ -70,16 +70,24 @@ class Node:
 
     def run(self) -> None:
         """The whole life. Returns after a signal, with the driver unloaded; else raises what ended it."""
+        with self._owned() as report:
+            self._live(report)
+
+    @contextlib.contextmanager
+    def _owned(self) -> Iterator[Reporter]:
+        """The node is ours, nothing is announced, and what ends us is told."""
         with self.readiness.owned():
             self.readiness.withdraw()
             report = Reporter(self.readiness)
             try:
-                self._live(report)
+                yield report
             except NvdriverError as error:
                 report.failed(error)
                 raise
             finally:
-                self.readiness.clear()
+                # What cannot be cleared must not hide what ended us.
+                with contextlib.suppress(UsageError):
+                    self.readiness.clear()
 
     def _live(self, report: Reporter) -> None:
         try:
@@ -87,7 +95,8 @@ class Node:
             self._watch(loadable, report)
         except Stopped as end:
             _log.info("asked to end", signal=end.signal)
-            self.readiness.withdraw()
+            with contextlib.suppress(UsageError):  # whatever the disk says, the driver has to go
+                self.readiness.withdraw()
             report.tell(ready=False)
             with report.stage("leave"):
                 self.leave()
@@ -154,15 +163,11 @@ class Node:
                 allow_compiler_mismatch=self.config.compiler_mismatch,
                 signatures_enforced=kernel.security.enforces,
             )
+            report.tell(
+                driver_version=source.version, kernel_release=kernel.running.release, proof=wish.proof
+            )
             obtained = obtain(wish, store, self.commands, progress=self._progress(report))
-        report.tell(
-            driver_version=source.version,
-            kernel_release=kernel.running.release,
-            key=obtained.set.key,
-            origin=obtained.origin,
-            fit=obtained.fit.fit,
-            proof=wish.proof,
-        )
+        report.tell(key=obtained.set.key, origin=obtained.origin, fit=obtained.fit.fit)
         _log.info("a set that fits", key=obtained.set.key[:12], fit=obtained.fit.fit, origin=obtained.origin)
         return obtained
 
@@ -203,7 +208,7 @@ class Node:
     def _is_loaded(self, loadable: Loadable) -> bool:
         """Build ids say which set it is; the digest, kept as long as it is loaded, its parameters."""
         state = self.readiness.state
-        same = state.is_file() and state.read_text().strip() == loadable.digest
+        same = state.is_file() and state.read_text(errors="replace").strip() == loadable.digest
         return same and not missing(self.host, loadable.build_ids)
 
     def _announce(self, loadable: Loadable, report: Reporter, *, restore: bool = False) -> None:
@@ -232,19 +237,25 @@ class Node:
 
     def load_set(self, folder: Path) -> None:
         """Load the set in `folder` as `run` would, once it is proven to fit the running kernel."""
-        with self.readiness.owned():
-            report = Reporter(self.readiness)
-            with self._stage(report, "look"):
-                self._require_gpu()
-                kernel = look(self.config, self.host, self.machine)
-            with self._stage(report, "verify"):
-                found = open_set(folder)
-                fit = require_fit(found, kernel.target, kernel.security.enforces)
-                report.tell(key=found.key, fit=fit.fit, driver_version=found.manifest.recipe.driver_version)
-            with self._stage(report, "prepare"):
-                loadable = self._prepare(found, kernel, report)
-            with self._stage(report, "load"):
-                self._load(loadable, report)
+        with self._owned() as report:
+            try:
+                self._load_set(folder, report)
+            except Stopped:
+                self.leave()
+                raise
+
+    def _load_set(self, folder: Path, report: Reporter) -> None:
+        with self._stage(report, "look"):
+            self._require_gpu()
+            kernel = look(self.config, self.host, self.machine)
+        with self._stage(report, "verify"):
+            found = open_set(folder)
+            fit = require_fit(found, kernel.target, kernel.security.enforces)
+            report.tell(key=found.key, fit=fit.fit, driver_version=found.manifest.recipe.driver_version)
+        with self._stage(report, "prepare"):
+            loadable = self._prepare(found, kernel, report)
+        with self._stage(report, "load"):
+            self._load(loadable, report)
 
     def leave(self) -> None:
         """Unload the driver; InUseError, naming the holders, where it is in use."""

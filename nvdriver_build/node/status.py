@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Iterable, Iterator
 
 import structlog
 from attrs import define, evolve, field
 
-from nvdriver_build.errors import NvdriverError
+from nvdriver_build.errors import NvdriverError, UsageError
+from nvdriver_build.loader.host import Host, missing
 from nvdriver_build.readiness import Readiness, Status
+from nvdriver_build.sets import ModuleSet
+from nvdriver_build.store import Entry
 
 _log = structlog.get_logger()
 _PROGRESS = 1.0
@@ -42,7 +44,9 @@ class Reporter:
         if facts.get("ready", self.status.ready) != self.status.ready:
             facts["since"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self.status = evolve(self.status, **facts)
-        self.readiness.write_status(self.status)
+        # For people: where it cannot be written (a full /run/nvidia), the driver's life goes on.
+        with contextlib.suppress(UsageError):
+            self.readiness.write_status(self.status)
 
     def progress(self, done: int, total: int, elapsed: float) -> None:
         """How far a build is, at most once a second."""
@@ -56,7 +60,11 @@ class Reporter:
         self.tell(error=error.document(), ready=False)
 
 
-def loaded_key(run_dir: Path) -> Optional[str]:
-    """The key of the set that `run` has loaded, if its status says so."""
-    status = Readiness(run_dir).read_status()
-    return status.key if status else None
+def loaded_keys(entries: Iterable[Entry], host: Host) -> set[str]:
+    """The keys of the sets of which a module is in the kernel now."""
+    return {entry.key for entry in entries if entry.set is not None and _is_loaded(entry.set, host)}
+
+
+def _is_loaded(module_set: ModuleSet, host: Host) -> bool:
+    facts = (file.facts for file in module_set.manifest.files)
+    return any(not missing(host, {fact["name"]: fact["build_id"]}) for fact in facts)

@@ -127,12 +127,23 @@ class Readiness:
         """Announce NotReady, then remove what says ready; whether `.driver-ctr-ready` was there."""
         was_ready = self.ctr_ready.exists()
         try:
-            self._write(self.daemons_status, NOT_READY + "\n")
+            self._not_ready()
         finally:  # on a full disk nothing can be written, but still be removed
             with _translated(self.ctr_ready):
                 self.ctr_ready.unlink(missing_ok=True)
                 self.driver_ready.unlink(missing_ok=True)
         return was_ready
+
+    def _not_ready(self) -> None:
+        """Where there is no space for a new file, over the old word: it is shorter, one write is whole."""
+        try:
+            self._write(self.daemons_status, NOT_READY + "\n")
+        except UsageError as error:
+            try:
+                with self.daemons_status.open("r+b", buffering=0) as file:
+                    file.write(f"{NOT_READY}\n".encode())
+            except OSError:
+                raise error from None
 
     def announce(self, status: Status, *, digest: Optional[str] = None, restore: bool = False) -> None:
         """Announce that every module is live, Ready last of all.
@@ -175,10 +186,11 @@ class Readiness:
         return evolve(status, ready=status.ready and self.ready) if status else None
 
     def beat(self) -> None:
-        """Show that this process moves; may be called at any rate."""
+        """Show that this process moves; may be called at any rate, and never fails."""
         age = self.heartbeat_age()
         if age is None or not 0 <= age < BEAT:
-            self._write(self.heartbeat, f"{time.monotonic()}\n")
+            with contextlib.suppress(OSError):
+                publish(self.heartbeat, f"{time.monotonic()}\n")
 
     def heartbeat_age(self) -> Optional[float]:
         """Seconds since the last heartbeat; None where there is none, negative if it is of another boot."""

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 from pathlib import Path
 from typing import Any, Callable, List
 
 import pytest
+import structlog
 from fake_host import FakeHost
 from fake_toolchain import SYSTEM_PATH, FakeToolchain
 from kernel_trees import RELEASE
 from trees import write_tree
 
+from nvdriver_build.cli import logs
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import read_config
 from nvdriver_build.errors import InUseError, LoadError, NoGpuError, SourceError, Stopped, UsageError
 from nvdriver_build.loader.host import driver_modules
 from nvdriver_build.loader.kernel_log import KernelLog
 from nvdriver_build.node.life import Node
+from nvdriver_build.node.status import loaded_keys
 from nvdriver_build.readiness import Readiness
+from nvdriver_build.store import Store
 
 NAMES = ("nvidia", "nvidia_uvm", "nvidia_modeset", "nvidia_drm")
 
@@ -36,10 +42,11 @@ class Rig:
         for name in NAMES:
             self.node.module(name, planned=True)
         self.seen: List[Any] = []
+        self.run_dir = root / "run"
 
     @property
     def readiness(self) -> Readiness:
-        return Readiness(self.root / "run")
+        return Readiness(self.run_dir)
 
     def loaded(self) -> List[str]:
         return sorted(driver_modules(self.node.host))
@@ -55,7 +62,7 @@ class Rig:
                 "NVDRIVER_HEADERS": str(self.toolchain.headers),
                 "NVDRIVER_MODULE_TREE": str(self.root / "node/lib/modules" / RELEASE),
                 "NVDRIVER_PARAMETERS": str(self.root / "drivers"),
-                "NVDRIVER_RUN_DIR": str(self.root / "run"),
+                "NVDRIVER_RUN_DIR": str(self.run_dir),
                 **settings,
             }
         )
@@ -259,3 +266,66 @@ def test_load_set_takes_what_build_wrote(rig: Rig) -> None:
     rig.life().load_set(folder)
     assert rig.loaded() == sorted(NAMES)
     assert rig.readiness.announced is None
+
+
+def test_load_set_withdraws_what_a_crash_left_announced(rig: Rig) -> None:
+    """`load` that fails leaves no readiness behind, and tells why; a signal in it leaves nothing loaded."""
+    rig.life(rig.stop_when_ready()).run()
+    folder = next((rig.root / "store/sets").iterdir())
+    write_tree(rig.root / "run/validations", {".driver-daemons-status": "Ready\n"})
+    rig.node.say("nvidia_uvm", "modprobe: ERROR: could not insert 'nvidia_uvm': Invalid argument")
+    with pytest.raises(LoadError):
+        rig.life().load_set(folder)
+    assert_clean(rig)
+    status = rig.readiness.read_status()
+    assert status is not None
+    assert status.error is not None
+
+    def at(_: int) -> None:
+        if "nvidia" in rig.loaded():
+            raise Stopped(15)
+
+    with pytest.raises(Stopped):
+        rig.life(at).load_set(folder)
+    assert_clean(rig)
+
+
+def test_full_run_folder_keeps_no_readiness_and_no_driver(rig: Rig, small_disk: Path) -> None:
+    """Where /run/nvidia has no byte left, a signal still takes readiness away and unloads."""
+    rig.run_dir = small_disk / "nvidia"
+
+    def fill() -> None:
+        with contextlib.suppress(OSError), (small_disk / "full").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    rig.life(rig.stop_when_ready(fill)).run()
+    assert rig.loaded() == []
+    assert not rig.readiness.ready
+    assert not rig.readiness.ctr_ready.exists()
+
+
+def test_log_that_cannot_be_written_ends_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With standard error on a full disk the driver lives and leaves as ever."""
+    structlog_before = structlog.get_config()
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        logs.configure("json", 20)
+        try:
+            rig.life(rig.stop_when_ready()).run()
+        finally:
+            structlog.configure(**structlog_before)
+            monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert_clean(rig)
+
+
+def test_loaded_sets_are_known_by_their_build_ids(rig: Rig) -> None:
+    """What is in the kernel is never pruned, whatever status.json says meanwhile."""
+    rig.life(rig.stop_when_ready()).run()
+    store = Store(rig.root / "store")
+    key = store.entries()[0].key
+    assert loaded_keys(store.entries(), rig.node.host) == set()
+    rig.node.module("nvidia_uvm")
+    assert loaded_keys(store.entries(), rig.node.host) == {key}

@@ -283,3 +283,10 @@ def _publish_find_drop(store: Store, seed: int) -> None:
                 put(store, wanted)
             elif turn % 5 == 4:
                 store.drop(wanted.key)
+
+
+def test_store_is_its_owners_alone_whatever_comes_first(tmp_path: Path) -> None:
+    """Also where a lock is the first thing in it."""
+    place = Store(tmp_path / "deep" / "store")
+    with place.building(recipe().key, 0):
+        assert place.root.stat().st_mode & 0o777 == 0o700
