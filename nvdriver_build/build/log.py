@@ -70,6 +70,7 @@ def count_steps(root: Path, modules: tuple[str, ...]) -> int:
     """How many compilations and conftests a build of `modules` has; an estimate, for progress."""
     kbuilds = [
         root / "Kbuild",
+        *sorted(root.glob("*.mk")),
         *(path for name in modules for path in sorted((root / name).glob("*.Kbuild"))),
     ]
     text = "\n".join(path.read_text(errors="replace") for path in kbuilds if path.is_file())

@@ -142,6 +142,15 @@ def test_steps_of_the_sample(tmp_path: Path) -> None:
     assert counts[0] > 0
 
 
+@pytest.mark.parametrize("place", ["Kbuild", "header-presence-tests.mk"])
+def test_header_tests_are_steps(tmp_path: Path, place: str) -> None:
+    """The list of headers is in Kbuild up to branch 535, in a file of its own in 550."""
+    text = (
+        "A = 1\nNV_HEADER_PRESENCE_TESTS = \\\n asm/system.h \\\n drm/drmP.h \\\n drm/drm_drv.h\n\nB = x.h\n"
+    )
+    assert count_steps(write_tree(tmp_path, {place: text}), ("nvidia",)) == 2 + 3
+
+
 def test_steps_of_nothing(tmp_path: Path) -> None:
     """A tree without Kbuild has no steps but those of linking."""
     assert count_steps(tmp_path, ("nvidia",)) == 2
