@@ -10,6 +10,7 @@ from typing import Any, Iterable, Iterator
 import structlog
 from attrs import define, evolve, field
 
+from nvdriver_build.elf import canonical_name
 from nvdriver_build.errors import NvdriverError, UsageError
 from nvdriver_build.loader.host import Host, missing
 from nvdriver_build.readiness import Readiness, Status
@@ -66,5 +67,8 @@ def loaded_keys(entries: Iterable[Entry], host: Host) -> set[str]:
 
 
 def _is_loaded(module_set: ModuleSet, host: Host) -> bool:
-    facts = (file.facts for file in module_set.manifest.files)
-    return any(not missing(host, {fact["name"]: fact["build_id"]}) for fact in facts)
+    for file in module_set.manifest.files:
+        name, build_id = canonical_name(file.file), file.facts.get("build_id")
+        if not missing(host, {name: build_id}):
+            return True
+    return False
