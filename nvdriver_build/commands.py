@@ -107,7 +107,7 @@ class SystemCommands:
         """
         folders = [Path(folder) for folder in self.path.split(":") if folder.startswith("/")]
         for candidate in [Path(program)] if "/" in program else [folder / program for folder in folders]:
-            if candidate.is_file() and os.access(candidate, os.X_OK):
+            if os.access(candidate, os.X_OK) and candidate.is_file():  # is_file alone may raise
                 return str(candidate)
         return None
 

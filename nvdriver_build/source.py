@@ -8,6 +8,7 @@ modules in `kernel-open/`, the proprietary ones in `kernel/`; Debian's tarballs 
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import shutil
 from pathlib import Path
@@ -33,6 +34,7 @@ _BUILT = re.compile(
     r"(^|/)(conftest/|\.tmp_|Module\.symvers$|modules\.order$|nv_compiler\.h$|\..*\.cmd$|[^/]*\.(o|ko|mod|mod\.c|d)$)"
 )
 _RUN_LIMIT = 600.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @frozen
@@ -196,6 +198,13 @@ def _unpacked(archive: Path, work: Path, commands: Commands, run_sha256: Optiona
         unpack(archive, folder, commands.check)
     except ArchiveError as error:
         raise SourceError(error.message, hint="fetch the archive again, from NVIDIA or Debian") from error
+    except OSError as error:
+        if error.errno in _FULL:  # the store's to tell
+            raise
+        raise SourceError(
+            f"{archive} cannot be unpacked: {error.strerror}",
+            hint="is it readable for this user, and may a file here be that large (ulimit -f)?",
+        ) from error
     return folder
 
 

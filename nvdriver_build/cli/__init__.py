@@ -86,7 +86,7 @@ def _run(words: list[str]) -> int:
     except Exception as error:
         if {"-v", "--verbose"} & set(words):
             traceback.print_exc()
-        return _lost_output() or _report(_bug(error), "--json" in words)
+        return _lost_output() or _report(_translated(error), "--json" in words)
 
 
 def _lost_output() -> Optional[int]:
@@ -106,9 +106,12 @@ def _lost_output() -> Optional[int]:
 
 def _report(error: NvdriverError, as_json: bool) -> int:
     with contextlib.suppress(OSError):  # the exit code tells it, too
-        click.echo(f"error: {error.message}", err=True)
+        first, *others = error.message.split("\n")  # the last lines of a program, say
+        say(f"error: {first}", err=True)
+        for line in others:
+            say(f"       {line}", err=True)
         if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
+            say(f"hint: {error.hint}", err=True)
     _tell(error, as_json)
     return error.exit_code
 
@@ -126,6 +129,16 @@ def _tell(error: NvdriverError, as_json: bool) -> None:
             click.echo(json.dumps({"schema": 1, "error": error.document()}))
 
 
+def _translated(error: Exception) -> NvdriverError:
+    """A file that the system refuses is what the user named, or a node that is not as it should be."""
+    if isinstance(error, OSError) and isinstance(error.filename, (str, bytes)):
+        return UsageError(
+            f"{os.fsdecode(error.filename)}: {error.strerror}",
+            hint="is that the name, and may this user read and write there?",
+        )
+    return _bug(error)
+
+
 def _bug(error: Exception) -> NvdriverError:
     """A traceback is no message: its last place is, and -v shows the rest."""
     trace = error.__traceback__
@@ -136,6 +149,16 @@ def _bug(error: Exception) -> NvdriverError:
         f"{type(error).__name__}: {error} (at {place})",
         hint="this is a bug of nvdriver-build: please report it",
     )
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line for people. Names and texts of others cannot steer the terminal, nor fake a line."""
+    click.echo(printable(text), err=err)
+
+
+def printable(text: str) -> str:
+    """The text with escapes such as \\x1b for what does not print."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def emit(document: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 import click
 
-from nvdriver_build.cli import emit
+from nvdriver_build.cli import emit, say
 from nvdriver_build.cli.logs import log_options
 from nvdriver_build.cli.progress import BuildProgress
 from nvdriver_build.cli.signals import StopFlag
@@ -150,10 +150,10 @@ def _document(obtained: Obtained, output: Path, seconds: float) -> dict[str, Any
 
 def _print(obtained: Obtained, document: dict[str, Any], config: Config) -> None:
     recipe = obtained.set.manifest.recipe
-    click.echo(f"driver {recipe.driver_version} ({recipe.kind}) for {recipe.kernel_release} {recipe.arch}")
+    say(f"driver {recipe.driver_version} ({recipe.kind}) for {recipe.kernel_release} {recipe.arch}")
     for module in obtained.fit.modules:
-        click.echo(f"  {module.name:<16} {module.fit}")
-    click.echo(
+        say(f"  {module.name:<16} {module.fit}")
+    say(
         f"{_ORIGINS[obtained.origin]} in {document['seconds']:.1f} s;"
         f" key {recipe.key[:12]}; in {document['output']}"
     )

@@ -9,7 +9,7 @@ from typing import Any, Optional
 import attrs
 import click
 
-from nvdriver_build.cli import emit
+from nvdriver_build.cli import emit, say
 from nvdriver_build.cli.logs import log_options
 from nvdriver_build.config import host_modules, read_config
 from nvdriver_build.elf import ModuleFacts, read_module
@@ -38,7 +38,7 @@ def inspect(paths: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _print_module(module: ModuleFacts) -> None:
-    click.echo(f"{module.path}")
+    say(module.path)
     signer = module.signature.signer if module.signature else None
     for name, value in (
         ("name", module.name),
@@ -51,7 +51,7 @@ def _print_module(module: ModuleFacts) -> None:
         ("signed", f"by {signer}" if module.signature else "no"),
         ("sha256", module.sha256),
     ):
-        click.echo(f"  {name + ':':<10} {value if value is not None else '-'}")
+        say(f"  {name + ':':<10} {value if value is not None else '-'}")
 
 
 @click.command()
@@ -125,8 +125,8 @@ def fit_document(fit: Fit, target: KernelTarget) -> dict[str, Any]:
 
 def _print_fit(fit: Fit, target: KernelTarget) -> None:
     for module in fit.modules:
-        click.echo(f"{module.name:<18} {module.fit}")
+        say(f"{module.name:<18} {module.fit}")
         for finding in module.findings:
-            click.echo(f"  {finding.code}: {finding.message}")
+            say(f"  {finding.code}: {finding.message}")
     proven = f"{fit.crcs_proven} CRCs compared" if target.modversions else "no modversions: no CRC was proven"
-    click.echo(f"{fit.fit} for {target.release} ({proven})")
+    say(f"{fit.fit} for {target.release} ({proven})")

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from nvdriver_build.cli import emit
+from nvdriver_build.cli import emit, say
 from nvdriver_build.cli.logs import log_options
 from nvdriver_build.config import read_config
 from nvdriver_build.errors import StoreError
@@ -80,11 +80,12 @@ def show(key: str, as_json: bool) -> None:
     if as_json:
         emit({"folder": str(found.folder), "manifest": cattrs.unstructure(manifest)})
         return
-    click.echo(f"{manifest.key}\n  folder: {found.folder}")
+    say(manifest.key)
+    say(f"  folder: {found.folder}")
     for name, value in (*attrs.asdict(manifest.recipe).items(), *attrs.asdict(manifest.provenance).items()):
-        click.echo(f"  {name}: {' '.join(value) if isinstance(value, tuple) else value}")
+        say(f"  {name}: {' '.join(value) if isinstance(value, tuple) else value}")
     for file in manifest.files:
-        click.echo(f"  {file.file}: {file.size} bytes, sha256 {file.sha256}")
+        say(f"  {file.file}: {file.size} bytes, sha256 {file.sha256}")
 
 
 @store.command()
@@ -97,7 +98,7 @@ def verify(as_json: bool) -> None:
         emit({"sets": [_document(entry) for entry in entries]})
     else:
         for entry in entries:
-            click.echo(f"{entry.key[:12]}  {entry.problem or 'good'}")
+            say(f"{entry.key[:12]}  {entry.problem or 'good'}")
     damaged = [entry for entry in entries if entry.problem is not None]
     if damaged and not as_json:
         raise StoreError(
@@ -121,4 +122,4 @@ def prune(days: float, as_json: bool) -> None:
     if as_json:
         emit({"dropped": list(dropped)})
     else:
-        click.echo(f"dropped {len(dropped)} of the sets in {place.root}")
+        say(f"dropped {len(dropped)} of the sets in {place.root}")

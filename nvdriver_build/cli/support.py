@@ -9,7 +9,7 @@ from typing import Optional
 import attrs
 import click
 
-from nvdriver_build.cli import emit
+from nvdriver_build.cli import emit, say
 from nvdriver_build.cli.driver import host_of
 from nvdriver_build.cli.logs import log_options
 from nvdriver_build.commands import SystemCommands
@@ -36,13 +36,13 @@ def doctor(headers: Optional[Path], as_json: bool) -> None:
         return
     for check in checks:
         _print(check)
-    click.echo(_verdict(bad))
+    say(_verdict(bad))
 
 
 def _print(check: Check) -> None:
-    click.echo(f"{_MARKS[check.ok]}{check.name:<9} {check.detail}")
+    say(f"{_MARKS[check.ok]}{check.name:<9} {check.detail}")
     if check.hint:
-        click.echo(f"              hint: {check.hint}")
+        say(f"              hint: {check.hint}")
 
 
 def _verdict(bad: list[Check]) -> str:
@@ -63,4 +63,4 @@ def support_bundle(output: Path) -> None:
         names = write_bundle(output, config, host_of(config), os.uname().machine, commands)
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error.strerror}", hint="give another --output") from error
-    click.echo(f"{output}: {len(names)} files")
+    say(f"{output}: {len(names)} files")

@@ -39,6 +39,15 @@ def find_headers(place: Path, release: Optional[str] = None) -> Headers:
     Raises HeadersError where there are none or a part is missing, HeadersMismatch where they belong to
     another kernel.
     """
+    try:
+        return _find_headers(place, release)
+    except OSError as error:
+        raise HeadersError(
+            f"{place} cannot be read: {error.strerror}", hint="is that the name, and may this user read it?"
+        ) from error
+
+
+def _find_headers(place: Path, release: Optional[str]) -> Headers:
     if not place.exists():
         raise HeadersError(
             f"no kernel headers at {place}" + (": a link that leads nowhere" if place.is_symlink() else ""),
