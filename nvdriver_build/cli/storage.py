@@ -8,8 +8,6 @@ from typing import Any
 import attrs
 import cattrs
 import click
-from rich.console import Console
-from rich.table import Table
 
 from nvdriver_build.cli import emit, say
 from nvdriver_build.cli.logs import log_options
@@ -41,12 +39,10 @@ def list_(as_json: bool) -> None:
     if as_json:
         emit({"store": str(place.root), "sets": [_document(entry) for entry in entries]})
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("key", "driver", "kind", "kernel", "MiB", "last used", ""):
-        table.add_column(title)
-    for entry in entries:
-        table.add_row(*_row(entry))
-    Console().print(table)
+    rows = [("key", "driver", "kind", "kernel", "MiB", "last used", ""), *map(_row, entries)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
