@@ -11,6 +11,7 @@ import contextlib
 import errno
 import re
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Iterator, Optional
 
@@ -34,6 +35,8 @@ _BUILT = re.compile(
     r"(^|/)(conftest/|\.tmp_|Module\.symvers$|modules\.order$|nv_compiler\.h$|\..*\.cmd$|[^/]*\.(o|ko|mod|mod\.c|d)$)"
 )
 _RUN_LIMIT = 600.0
+_PACKED = (b"\x1f\x8b", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+"""The first bytes of gz (RFC 1952), xz (its file format, 2.1.1.1) and zst (RFC 8878)."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -217,13 +220,7 @@ def _extract_run(archive: Path, folder: Path, commands: Commands, expected: Opti
     with _reading(archive):
         shutil.copyfile(archive, copy)
         found = sha256_file(copy)
-    if expected is None or found != expected.lower():
-        reason = "no expected sha256 was given" if expected is None else f"expected sha256 {expected}"
-        raise SourceError(
-            f"{archive} is a program that would run as this user; {reason}, found {found}",
-            hint="compare it with the sum that NVIDIA publishes, then give it as --run-sha256 "
-            "(NVDRIVER_RUN_SHA256)",
-        )
+    _require_sum(archive, found, expected)
     try:
         finished = commands.run(["sh", str(copy), "-x", "--target", str(folder)], timeout=_RUN_LIMIT)
     except CommandError as error:
@@ -235,3 +232,28 @@ def _extract_run(archive: Path, folder: Path, commands: Commands, expected: Opti
             f"{archive} -x ended with {finished.exit_code}: {finished.output.strip()[-300:]}",
             hint="fetch the .run file again; is there space left?",
         )
+
+
+def _require_sum(archive: Path, found: str, expected: Optional[str]) -> None:
+    if expected is None or found != expected.lower():
+        reason = "no expected sha256 was given" if expected is None else f"expected sha256 {expected}"
+        raise SourceError(
+            f"{archive} is a program that would run as this user; {reason}, found {found}",
+            hint="compare it with the sum that NVIDIA publishes, then give it as --run-sha256 "
+            "(NVDRIVER_RUN_SHA256)",
+        )
+
+
+def check_archive(place: Path, run_sha256: Optional[str]) -> None:
+    """Look at an archive or a `.run` without unpacking it; SourceError where it is none, or another one."""
+    with _reading(place):
+        if place.suffix == ".run":
+            _require_sum(place, sha256_file(place), run_sha256)
+            return
+        with place.open("rb") as file:
+            packed = file.read(8).startswith(_PACKED)
+        if not packed and not tarfile.is_tarfile(place):
+            raise SourceError(
+                f"{place} is no tar archive, plain or as gz, xz or zst",
+                hint="give NVIDIA's unpacked source, its tarball or its .run file",
+            )

@@ -32,11 +32,17 @@ def doctor(headers: Optional[Path], as_json: bool) -> None:
     checks = examine(config, host_of(config), os.uname().machine, SystemCommands(config.path), headers)
     bad = [check for check in checks if check.ok is False]
     if as_json:
-        emit({"checks": [attrs.asdict(check) for check in checks], "would_exit": bad[0].code if bad else 0})
+        code = bad[0].code if bad else 0
+        document = {"checks": [attrs.asdict(check) for check in checks]}
+        emit({**document, "would_exit": code if headers is None else None})
         return
     for check in checks:
         _print(check)
-    say(_verdict(bad))
+    say(
+        _verdict(bad)
+        if headers is None
+        else f"run would not use {headers}: without --headers its end is told"
+    )
 
 
 def _print(check: Check) -> None:
@@ -48,8 +54,7 @@ def _print(check: Check) -> None:
 def _verdict(bad: list[Check]) -> str:
     if not bad:
         return "run would go on from here"
-    code = f" (exit {bad[0].code})" if bad[0].code is not None else ""
-    return f"run would end at {bad[0].name}{code}"
+    return f"run would end at {bad[0].name} (exit {bad[0].code})"
 
 
 @click.command()

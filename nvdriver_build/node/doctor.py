@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Optional, Sequence, Union
 
 from attrs import frozen
 
 from nvdriver_build.build import measure
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
-from nvdriver_build.errors import NvdriverError
+from nvdriver_build.errors import BuildError, LoadError, NvdriverError, SourceError
 from nvdriver_build.kernel import (
     RunningKernel,
     find_compiler,
@@ -21,12 +21,15 @@ from nvdriver_build.kernel import (
 )
 from nvdriver_build.loader.devices import claimants, nvidia_devices
 from nvdriver_build.loader.host import Host, driver_modules
+from nvdriver_build.loader.parameters import read_parameters
 from nvdriver_build.node.look import Kernel, look, source_place
-from nvdriver_build.source import open_source
+from nvdriver_build.source import check_archive, open_source
 from nvdriver_build.store import Store
 
 SPACE = 2 * 1024**3
 """Bytes that a build of the real source needs for a while: an unpacked source and its objects."""
+_BUILD_TOOLS = ("make", "strip")
+_LOAD_TOOLS = ("depmod", "modprobe", "rmmod")
 
 
 @frozen
@@ -43,33 +46,48 @@ class Check:
 def examine(
     config: Config, host: Host, machine: str, commands: Commands, headers: Optional[Path] = None
 ) -> tuple[Check, ...]:
-    """Look at everything that `run` needs; with `headers` at those instead of the configured ones."""
+    """Look at everything that `run` needs, in its order; with `headers` at those, without a source."""
+    checks = [_running(host, machine), _gpu(host)]
     if headers is not None:
-        return (
-            _running(host, machine),
-            _gpu(host),
-            _attempt("headers", lambda: _named_headers(headers, commands, config)),
-            *_machine(config, host),
-        )
-    found = _attempt("headers", lambda: _headers(look(config, host, machine)))
-    source = _attempt("source", lambda: _source(config, commands))
-    checks = [_running(host, machine), _gpu(host), found, source]
-    if found.ok:
-        kernel = look(config, host, machine)
-        if kernel.headers is not None:
-            checks.append(_attempt("compiler", lambda: _compiler(kernel, commands, config)))
-    return (*checks, *_machine(config, host))
+        checks.append(_attempt("headers", lambda: _named_headers(headers, commands, config)))
+    else:
+        checks.append(_attempt("headers", lambda: _headers(look(config, host, machine))))
+        checks.append(_attempt("source", lambda: _source(config, commands)))
+    checks += [_attempt("store", lambda: _store(config)), _security(host)]
+    if headers is None and checks[2].ok:
+        checks += _compilers(look(config, host, machine), commands, config)
+    return (
+        *checks,
+        _programs("tools", _BUILD_TOOLS, "install make and binutils", BuildError.exit_code, commands),
+        _attempt("space", lambda: _space(config)),
+        _capacity(config),
+        _loaded(host),
+        _attempt("params", lambda: _parameters(config)),
+        _programs("kmod", _LOAD_TOOLS, "install kmod", LoadError.exit_code, commands),
+    )
 
 
-def _machine(config: Config, host: Host) -> tuple[Check, ...]:
-    return (_security(host), _loaded(host), _space(config), _capacity(config), _store(config))
-
-
-def _attempt(name: str, check: Callable[[], str]) -> Check:
+def _attempt(name: str, check: Callable[[], Union[str, Check]]) -> Check:
     try:
-        return Check(name, True, check())
+        found = check()
+        return found if isinstance(found, Check) else Check(name, True, found)
     except NvdriverError as error:
         return Check(name, False, error.message, error.hint, error.exit_code)
+    except OSError as error:  # as the edge tells it where `run` meets it
+        return Check(name, False, str(error), "is that the name, and may this user read there?", 2)
+
+
+def _programs(name: str, wanted: Sequence[str], hint: str, code: int, commands: Commands) -> Check:
+    missing = [program for program in wanted if commands.find(program) is None]
+    if missing:
+        return Check(name, False, f"not on PATH: {', '.join(missing)}", hint, code)
+    return Check(name, True, ", ".join(wanted))
+
+
+def _parameters(config: Config) -> str:
+    given = read_parameters(config.parameters)
+    counts = ", ".join(f"{len(tokens)} of {module}" for module, tokens in given.items())
+    return f"{counts or 'none'} in {config.parameters}"
 
 
 def _running(host: Host, machine: str) -> Check:
@@ -92,9 +110,21 @@ def _named_headers(place: Path, commands: Commands, config: Config) -> str:
 def _source(config: Config, commands: Commands) -> str:
     place = source_place(config)
     if place.is_file():
+        check_archive(place, config.run_sha256)
         return f"{place}, which is unpacked first"
     source = open_source(place, config.kind, place, commands)
+    if config.driver_version not in (None, source.version):
+        raise SourceError(
+            f"DRIVER_VERSION is {config.driver_version}, the source {place} is {source.version}",
+            hint="give the source of the version that is meant",
+        )
     return f"{place}: driver {source.version} ({source.kind})"
+
+
+def _compilers(kernel: Kernel, commands: Commands, config: Config) -> list[Check]:
+    if kernel.headers is None:
+        return []
+    return [_attempt("compiler", lambda: _compiler(kernel, commands, config))]
 
 
 def _compiler(kernel: Kernel, commands: Commands, config: Config) -> str:
@@ -146,12 +176,11 @@ def _loaded(host: Host) -> Check:
 
 
 def _space(config: Config) -> Check:
-    place = _existing(config.store)
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(_existing(config.store)).free
     detail = f"{free / 2**30:.1f} GiB free for the store {config.store}"
-    return Check(
-        "space", free >= SPACE, detail, None if free >= SPACE else "a build needs about 2 GiB for a while"
-    )
+    if free < SPACE:
+        return Check("space", False, detail, "a build needs about 2 GiB for a while", BuildError.exit_code)
+    return Check("space", True, detail)
 
 
 def _capacity(config: Config) -> Check:
@@ -165,8 +194,10 @@ def _capacity(config: Config) -> Check:
 def _store(config: Config) -> Check:
     entries = Store(config.store).entries()
     damaged = sum(entry.problem is not None for entry in entries)
-    hint = "they are dropped when they are needed; 'store verify' says why" if damaged else None
-    return Check("store", damaged == 0, f"{len(entries)} sets in {config.store}, {damaged} damaged", hint)
+    detail = f"{len(entries)} sets in {config.store}, {damaged} damaged"
+    if damaged:
+        return Check("store", None, detail, "they are dropped when they are needed; 'store verify' says why")
+    return Check("store", True, detail)
 
 
 def _existing(path: Path) -> Path:

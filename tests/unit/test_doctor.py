@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 from typing import Dict
 
 import pytest
+from cli_runs import cli, document
 from fake_host import FakeHost
 from fake_toolchain import FakeToolchain
 from kernel_trees import RELEASE
@@ -14,6 +16,7 @@ from trees import write_tree
 
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import read_config
+from nvdriver_build.files import sha256_file
 from nvdriver_build.node.doctor import Check, examine
 
 
@@ -52,7 +55,9 @@ def test_all_is_well(node: FakeHost, rig: FakeToolchain) -> None:
     """Where `run` would go on, nothing is bad; source, headers and GPU are named."""
     node.pci("0000:01:00.0")
     checks = checks_of(node, rig)
-    assert not [check for check in checks.values() if check.ok is False and check.code is not None]
+    assert not [
+        check for check in checks.values() if check.ok is False and check.name not in ("space", "kmod")
+    ]
     assert "driver 999.10.01 (open)" in checks["source"].detail
     assert str(rig.headers) in checks["headers"].detail
     assert checks["gpu"].detail == "0000:01:00.0 (10de:2330)"
@@ -81,3 +86,100 @@ def test_enforced_signatures_are_an_end(node: FakeHost, rig: FakeToolchain) -> N
     write_tree(node.root / "sys/module/module/parameters", {"sig_enforce": "Y\n"})
     check = checks_of(node, rig)["security"]
     assert (check.ok, check.code) == (False, 14)
+
+
+def test_a_broken_store_is_a_line(node: FakeHost, rig: FakeToolchain) -> None:
+    """A store that cannot be is told with 17, and the other checks are made; a support bundle has it, too."""
+    checks = checks_of(node, rig, NVDRIVER_STORE="/etc/passwd/x")
+    assert (checks["store"].ok, checks["store"].code) == (False, 17)
+    assert "Not a directory" in checks["store"].detail
+    assert checks["source"].ok
+    done = cli(rig.root, "support-bundle", "--output", "x.tar.gz", NVDRIVER_STORE="/etc/passwd/x")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_store_with_a_damaged_set_is_no_end(node: FakeHost, rig: FakeToolchain) -> None:
+    """`run` drops such a set and builds it anew: that is told, and is not bad."""
+    (rig.root / "store/sets" / ("0" * 64)).mkdir(parents=True)
+    check = checks_of(node, rig)["store"]
+    assert (check.ok, check.code, check.detail.endswith("1 damaged")) == (None, None, True)
+
+
+def test_a_source_that_run_refuses_is_bad(node: FakeHost, rig: FakeToolchain) -> None:
+    """Another version than DRIVER_VERSION, what is no archive, a `.run` without its sum: all end with 11."""
+
+    def source(**settings: str) -> Check:
+        return checks_of(node, rig, **settings)["source"]
+
+    assert source(DRIVER_VERSION="999.10.01").ok
+    assert "DRIVER_VERSION is 1.2.3" in source(DRIVER_VERSION="1.2.3").detail
+    rubbish, installer = rig.root / "rubbish", rig.root / "x.run"
+    rubbish.write_text("no archive")
+    installer.write_text("#!/bin/sh\n")
+    found = sha256_file(installer)
+    for check in (
+        source(DRIVER_VERSION="1.2.3"),
+        source(NVDRIVER_SOURCE=str(rubbish)),
+        source(NVDRIVER_SOURCE="/dev/null"),
+        source(NVDRIVER_SOURCE=str(installer)),
+        source(NVDRIVER_SOURCE=str(installer), NVDRIVER_RUN_SHA256="0" * 64),
+    ):
+        assert (check.ok, check.code) == (False, 11), check
+    assert source(NVDRIVER_SOURCE=str(installer), NVDRIVER_RUN_SHA256=found.upper()).ok
+    for form in ("", ":gz", ":xz"):
+        with tarfile.open(rig.root / "source.tar", f"w{form}") as tar:
+            tar.add(rig.source, "source")
+        assert source(NVDRIVER_SOURCE=str(rig.root / "source.tar")).ok
+
+
+def test_missing_programs_are_named(node: FakeHost, rig: FakeToolchain) -> None:
+    """Without make or strip a build ends with 12, without kmod's programs a load with 15."""
+    assert checks_of(node, rig)["tools"].ok
+    bare = SystemCommands(str(rig.root / "bin"))
+    (rig.root / "bin/make").unlink()
+    config = read_config({"PATH": bare.path, "NVDRIVER_STORE": str(rig.root / "store")})
+    checks = {check.name: check for check in examine(config, node.host, "x86_64", bare)}
+    assert (checks["tools"].code, checks["tools"].detail) == (12, "not on PATH: make")
+    assert (checks["kmod"].code, checks["kmod"].detail) == (15, "not on PATH: depmod, modprobe, rmmod")
+
+
+def test_bad_parameter_files_are_an_end(node: FakeHost, rig: FakeToolchain) -> None:
+    """A line that is no parameter ends `run` with 2, by file and line; good ones are counted."""
+    place = write_tree(rig.root / "drivers", {"nvidia.conf": "NVreg_A=1 NVreg_B=2\n"})
+    assert checks_of(node, rig, NVDRIVER_PARAMETERS=str(place))["params"].detail == f"2 of nvidia in {place}"
+    (place / "nvidia.conf").write_text("rm -rf \\\n")
+    check = checks_of(node, rig, NVDRIVER_PARAMETERS=str(place))["params"]
+    assert (check.ok, check.code, f"{place}/nvidia.conf, line 1" in check.detail) == (False, 2, True)
+
+
+def test_little_space_is_an_end(node: FakeHost, rig: FakeToolchain, small_disk: Path) -> None:
+    """A build that has no space ends with 12."""
+    check = checks_of(node, rig, NVDRIVER_STORE=str(small_disk / "store"))["space"]
+    assert (check.ok, check.code) == (False, 12)
+
+
+def test_named_headers_say_nothing_of_run(rig: FakeToolchain) -> None:
+    """`doctor --headers` looks at headers that `run` would not use: no word of how `run` ends."""
+    done = cli(rig.root, "doctor", "--headers", rig.headers, path=rig.path)
+    assert (
+        done.stdout.splitlines()[-1] == f"run would not use {rig.headers}: without --headers its end is told"
+    )
+    assert document(cli(rig.root, "doctor", "--headers", rig.headers, "--json"))["would_exit"] is None
+
+
+def test_text_is_a_line_a_check(rig: FakeToolchain) -> None:
+    """People get a mark, a name and a sentence for each check, its hint below; the last line is the end."""
+    words = {"path": rig.path, "NVDRIVER_HEADERS": "/nowhere", "NVDRIVER_SOURCE": str(rig.source)}
+    done = cli(rig.root, "doctor", **words)
+    lines = done.stdout.splitlines()
+    named = document(cli(rig.root, "doctor", "--json", **words))
+    assert done.returncode == 0
+    assert [line[4:13].strip() for line in lines[:-1] if not line.startswith(" " * 14)] == [
+        check["name"] for check in named["checks"]
+    ]
+    place = lines.index("BAD headers   no kernel headers at /nowhere")
+    assert lines[place + 1].startswith("              hint: install kernel-devel-")
+    assert f"ok  source    {rig.source}: driver 999.10.01 (open)" in lines
+    bad = next(check for check in named["checks"] if check["ok"] is False)
+    assert lines[-1] == f"run would end at {bad['name']} (exit {bad['code']})"
+    assert named["would_exit"] == bad["code"]
