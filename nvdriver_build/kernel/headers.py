@@ -12,7 +12,7 @@ from nvdriver_build.errors import HeadersError, HeadersMismatch
 from nvdriver_build.kernel.toolkit import RELEASE_FILE, ToolkitRelease, read_toolkit_release
 
 _UTS_RELEASE = re.compile(r'^#define\s+UTS_RELEASE\s+"([^"]+)"', re.MULTILINE)
-_INCLUDED_MAKEFILE = re.compile(r"^include\s+(/[^\s$]*)/Makefile\s*$", re.MULTILINE)
+_INCLUDED_MAKEFILE = re.compile(r"^include\s+(/\S*)/Makefile\s*$", re.MULTILINE)
 """Only an absolute path names other sources: every kernel's own Makefile includes `$(srctree)/arch/...`."""
 _UTSRELEASE_H = "include/generated/utsrelease.h"
 _MAX_LINKS = 40
@@ -97,8 +97,8 @@ def _near(release: str, installed: dict[str, Path]) -> str:
 def installed_kernels(root: Path) -> dict[str, Path]:
     """The build trees below `root`, by kernel release: what is installed counts, not what a file says."""
     found = {}
-    trees = [*_inside(root, "lib/modules").glob("*/build"), *_inside(root, "usr/src/kernels").glob("*")]
-    for tree in trees:
+    links = (folder / "build" for folder in _inside(root, "lib/modules").glob("*"))
+    for tree in (*links, *_inside(root, "usr/src/kernels").glob("*")):
         inside = _inside(root, str(tree.relative_to(root)))
         release = _read_release(inside)
         if release is not None:

@@ -213,6 +213,12 @@ def test_absolute_links_stay_in_the_root(tmp_path: Path) -> None:
     assert installed_kernels(root) == {RELEASE: root / "srv/src/kernels" / RELEASE}
 
 
+def test_headers_that_only_a_module_folder_names(tmp_path: Path) -> None:
+    """Headers anywhere in the image are found by the absolute link of their module folder."""
+    files = {**under("opt/headers", build_tree()), f"lib/modules/{RELEASE}/build": Link("/opt/headers")}
+    assert installed_kernels(write_tree(tmp_path, files)) == {RELEASE: tmp_path / "opt/headers"}
+
+
 @pytest.mark.parametrize(
     "target", ["../../../../../{host}", "/../../{host}", "../../../usr/../../../../{host}"]
 )
@@ -226,11 +232,10 @@ def test_links_do_not_climb_out(tmp_path: Path, target: str) -> None:
 
 def test_endless_links(tmp_path: Path) -> None:
     """Links in a circle are no headers, and are not followed for ever."""
-    circle = {
-        "usr/lib/modules/x/build": Link("/usr/lib/modules/y/build"),
-        "usr/lib/modules/y/build": Link("../x/build"),
-    }
-    root = write_tree(tmp_path, {**toolkit(RELEASE), **circle})
+    files = toolkit(RELEASE)
+    files["usr/lib/modules/x/build"] = Link("/usr/lib/modules/y/build")
+    files["usr/lib/modules/y/build"] = Link("../x/build")
+    root = write_tree(tmp_path, files)
     assert set(installed_kernels(root)) == {RELEASE}
 
 
