@@ -18,7 +18,7 @@ from typing import Iterator, Optional
 from attrs import field, frozen
 
 from nvdriver_build.commands import CommandError, Commands
-from nvdriver_build.errors import SourceError
+from nvdriver_build.errors import SourceError, UsageError
 from nvdriver_build.files import sha256_file, sha256_tree
 from nvdriver_build.files.archives import ArchiveError, unpack
 
@@ -27,6 +27,13 @@ OPEN_BY_DEFAULT = 560
 """The first branch whose open modules are the default (docs/contracts.md: KERNEL_MODULE_TYPE)."""
 MODULES = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm", "nvidia-peermem")
 """The modules of NVIDIA's tree, in the order in which they are loaded."""
+_NEEDS = {
+    "nvidia-uvm": ("nvidia",),
+    "nvidia-modeset": ("nvidia",),
+    "nvidia-drm": ("nvidia", "nvidia-modeset"),
+    "nvidia-peermem": ("nvidia",),
+}
+"""Whose symbols a module uses: without these beside it, modpost finds them undefined."""
 _TREES = (".", "kernel-open", "kernel", "modules/nvidia-open-kernel", "modules/nvidia-kernel")
 _VERSION = re.compile(r'NV_VERSION_STRING=\\"(\d+(?:\.\d+)+)\\"')
 _LICENSE = re.compile(r'MODULE_LICENSE\("([^"]+)"\)')
@@ -242,6 +249,19 @@ def _require_sum(archive: Path, found: str, expected: Optional[str]) -> None:
             hint="compare it with the sum that NVIDIA publishes, then give it as --run-sha256 "
             "(NVDRIVER_RUN_SHA256)",
         )
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The names of modules in a list with commas; UsageError for a choice that cannot be linked."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        missing = [needed for needed in _NEEDS.get(name, ()) if needed not in names]
+        if missing:
+            raise UsageError(
+                f"{name} cannot be built without {' and '.join(missing)}: it uses their symbols",
+                hint=f"give {','.join((*missing, *names))}",
+            )
+    return names
 
 
 def check_archive(place: Path, run_sha256: Optional[str]) -> None:

@@ -21,7 +21,7 @@ from nvdriver_build.files import private_folder, publish_folder, sync
 from nvdriver_build.kernel import find_headers, target_from_headers
 from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain, opened_source
 from nvdriver_build.sets import MANIFEST, ModuleSet, open_set
-from nvdriver_build.source import AUTO, OPEN, PROPRIETARY
+from nvdriver_build.source import AUTO, OPEN, PROPRIETARY, split_names
 from nvdriver_build.store import Store
 
 _PATH = click.Path(path_type=Path)
@@ -37,7 +37,7 @@ _ELSEWHERE = "not compared: the modules are for a kernel that was named, not for
 @click.option("--kind", type=click.Choice([OPEN, PROPRIETARY, AUTO]), default=AUTO, show_default=True)
 @click.option("--modules", help="Names, comma-separated. Default: all but nvidia-peermem.")
 @click.option(
-    "--jobs", type=click.IntRange(min=1), help="Compilers at once. Default: what cgroup and memory allow."
+    "--jobs", type=click.IntRange(1, 1024), help="Compilers at once. Default: what cgroup and memory allow."
 )
 @click.option("--debug-info", is_flag=True, help="Keep debug information.")
 @click.option("--run-sha256", help="What the .run file's sha256 has to be: it is executed.")
@@ -59,6 +59,7 @@ def build(
     started = time.monotonic()
     config = read_config()
     commands = SystemCommands(config.path, StopFlag().check)
+    asked = split_names(modules or "")
     place = _check_output(output)
     found = find_headers(headers, kernel_release)
     target = target_from_headers(found)
@@ -69,7 +70,7 @@ def build(
             target=target,
             headers=found,
             proof=_ELSEWHERE,
-            modules=modules_to_build(tree, [name for name in (modules or "").split(",") if name]),
+            modules=modules_to_build(tree, asked),
             jobs=jobs or config.jobs,
             job_memory=config.job_memory,
             debug_info=debug_info,
