@@ -31,9 +31,9 @@ class BuildProgress:
         """Show that `done` of about `total` steps are done after `elapsed` seconds."""
         if sys.stderr.isatty():
             self._draw(done, total)
-        elif elapsed >= self._next:
+        elif done and elapsed >= self._next:
             self._next = elapsed + _EVERY
-            left = round(elapsed / done * (total - done)) if done else None
+            left = round(elapsed / done * (total - done))
             structlog.get_logger().info("progress", done=done, total=total, elapsed=round(elapsed), left=left)
 
     def _draw(self, done: int, total: int) -> None:
