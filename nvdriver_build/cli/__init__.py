@@ -118,7 +118,10 @@ def _report(error: NvdriverError, as_json: bool) -> int:
 
 def _wrong_usage(error: click.ClickException, as_json: bool) -> int:
     """Click's own words say how a command is used."""
-    error.show()
+    words = io.StringIO()
+    error.show(words)
+    for line in words.getvalue().splitlines():
+        say(line, err=True)
     _tell(UsageError(error.format_message(), hint="see --help"), as_json)
     return UsageError.exit_code
 

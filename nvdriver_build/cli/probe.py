@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from nvdriver_build import readiness
+from nvdriver_build.cli import say
 from nvdriver_build.config import read_config
 from nvdriver_build.loader.host import Host
 
@@ -23,7 +24,7 @@ def probe(what: str) -> None:
         verdict = readiness.liveness(files)
     else:
         verdict = readiness.readiness(files, host)
-    click.echo(verdict.why)
+    say(verdict.why)
     if not verdict.ok:
         raise click.exceptions.Exit(1)
 

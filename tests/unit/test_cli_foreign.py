@@ -145,3 +145,10 @@ def test_lines_of_a_message_cannot_be_taken_for_ours(rig: FakeToolchain) -> None
     assert done.returncode == 12
     assert "\n       hint: rm -rf /\n" in done.stderr
     assert "\x1b]0" not in done.stderr
+
+
+def test_a_wrong_word_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    """A shell expands `*` to names that others gave; what click says of them is escaped, too."""
+    for words in ([STEERING], [f"--{STEERING}"], ["status", STEERING], ["probe", STEERING]):
+        done = cli(tmp_path, *words)
+        assert (done.returncode, "\x1b" in done.stderr, r"\x1b" in done.stderr) == (2, False, True)

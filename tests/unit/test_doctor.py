@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tarfile
+import shutil
 from pathlib import Path
 from typing import Dict
 
@@ -126,10 +126,9 @@ def test_a_source_that_run_refuses_is_bad(node: FakeHost, rig: FakeToolchain) ->
     ):
         assert (check.ok, check.code) == (False, 11), check
     assert source(NVDRIVER_SOURCE=str(installer), NVDRIVER_RUN_SHA256=found.upper()).ok
-    for form in ("", ":gz", ":xz"):
-        with tarfile.open(rig.root / "source.tar", f"w{form}") as tar:
-            tar.add(rig.source, "source")
-        assert source(NVDRIVER_SOURCE=str(rig.root / "source.tar")).ok
+    for form in ("tar", "gztar", "xztar"):
+        archive = shutil.make_archive(str(rig.root / "archive"), form, rig.source)
+        assert source(NVDRIVER_SOURCE=archive).ok
 
 
 def test_missing_programs_are_named(node: FakeHost, rig: FakeToolchain) -> None:
