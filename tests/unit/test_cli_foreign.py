@@ -149,6 +149,6 @@ def test_lines_of_a_message_cannot_be_taken_for_ours(rig: FakeToolchain) -> None
 
 def test_a_wrong_word_cannot_steer_the_terminal(tmp_path: Path) -> None:
     """A shell expands `*` to names that others gave; what click says of them is escaped, too."""
-    for words in ([STEERING], [f"--{STEERING}"], ["status", STEERING], ["probe", STEERING]):
+    for words in ([f"x{STEERING}"], [f"--{STEERING}"], ["status", STEERING], ["probe", STEERING]):
         done = cli(tmp_path, *words)
         assert (done.returncode, "\x1b" in done.stderr, r"\x1b" in done.stderr) == (2, False, True)
