@@ -184,7 +184,8 @@ def _check_file(folder: Path, file: ModuleFile) -> None:
 
 def _damaged(folder: Path, reason: str) -> StoreError:
     return StoreError(
-        f"module set {folder} is damaged: {reason}", hint="it is dropped and built anew at the next run"
+        f"module set {folder} is damaged: {reason}",
+        hint="build it again, or copy it again, whole; a store drops it and builds it anew by itself",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import click
 
-from nvdriver_build.cli import emit
+from nvdriver_build.cli import emit, say
 from nvdriver_build.cli.logs import log_options
 from nvdriver_build.cli.progress import BuildProgress
 from nvdriver_build.cli.signals import StopFlag
@@ -87,7 +87,7 @@ def unload() -> None:
         readiness.forget()
         names = unload_driver(host_of(config), SystemCommands(config.path))
         readiness.clear()
-    click.echo(f"unloaded: {', '.join(names) or 'nothing was loaded'}")
+    say(f"unloaded: {', '.join(names) or 'nothing was loaded'}")
 
 
 @click.command()
@@ -121,26 +121,26 @@ def status(as_json: bool) -> None:
 
 def _print(document: dict[str, Any]) -> None:
     run_document = document["run"] or {}
-    click.echo(f"ready:          {'yes' if document['ready'] else 'no'}")
+    say(f"ready:          {'yes' if document['ready'] else 'no'}")
     for name in ("stage", "driver_version", "kernel_release", "key", "fit", "origin", "proof", "since"):
-        click.echo(f"{name + ':':<15} {run_document.get(name) or '-'}")
+        say(f"{name + ':':<15} {run_document.get(name) or '-'}")
     loaded = ", ".join(f"{module['name']} ({module['state']})" for module in document["loaded"])
-    click.echo(f"loaded:         {loaded or 'nothing'}")
+    say(f"loaded:         {loaded or 'nothing'}")
     timings = ", ".join(
         f"{name} {taken:.2f} s" for name, taken in (run_document.get("timings") or {}).items()
     )
-    click.echo(f"stages:         {timings or '-'}")
+    say(f"stages:         {timings or '-'}")
     _print_progress(run_document, document["heartbeat_age"])
     error = run_document.get("error")
     if error:
-        click.echo(f"error:          {error['message']}")
-        click.echo(f"hint:           {error['hint'] or '-'}")
+        say(f"error:          {error['message']}")
+        say(f"hint:           {error['hint'] or '-'}")
 
 
 def _print_progress(run_document: dict[str, Any], age: Optional[float]) -> None:
     progress = run_document.get("progress")
     if progress:
         done, total = progress["done"], progress["total"]
-        click.echo(f"building:       {done} of about {total} steps after {progress['elapsed']:.0f} s")
+        say(f"building:       {done} of about {total} steps after {progress['elapsed']:.0f} s")
     if age is not None and age > _QUIET:
-        click.echo(f"run:            no sign of life for {age:.0f} s: it hangs, or was killed")
+        say(f"run:            no sign of life for {age:.0f} s: it hangs, or was killed")

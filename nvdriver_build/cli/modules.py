@@ -13,7 +13,7 @@ from nvdriver_build.cli import emit, say
 from nvdriver_build.cli.logs import log_options
 from nvdriver_build.config import host_modules, read_config
 from nvdriver_build.elf import ModuleFacts, read_module
-from nvdriver_build.errors import StoreError, UsageError
+from nvdriver_build.errors import UsageError
 from nvdriver_build.fit import UNFIT, Fit, check_fit
 from nvdriver_build.kernel import KernelTarget, find_headers, read_security, target_from_headers
 from nvdriver_build.loader.host import Host
@@ -105,10 +105,7 @@ def _module_files(paths: tuple[Path, ...]) -> list[Path]:
 def _built_config(paths: tuple[Path, ...]) -> Optional[str]:
     """A set's manifest says with which configuration it was built; files alone do not."""
     if len(paths) == 1 and (paths[0] / MANIFEST).is_file():
-        try:
-            return open_set(paths[0], check=False).manifest.config_digest
-        except StoreError as error:  # the store's word is that it is built anew by itself
-            raise StoreError(error.message, hint="build it again, or copy it again, whole") from error
+        return open_set(paths[0], check=False).manifest.config_digest
     return None
 
 
