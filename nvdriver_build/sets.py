@@ -185,7 +185,7 @@ def _check_file(folder: Path, file: ModuleFile) -> None:
 def _damaged(folder: Path, reason: str) -> StoreError:
     return StoreError(
         f"module set {folder} is damaged: {reason}",
-        hint="build it again, or copy it again, whole; a store drops it and builds it anew by itself",
+        hint="build it again, or copy it again, whole",
     )
 
 
