@@ -37,14 +37,18 @@ Providers = Mapping[str, Provider]
 
 
 def find_providers(module: ModuleFacts, target: KernelTarget, modules: Sequence[ModuleFacts]) -> Providers:
-    """Who exports what `module` needs: the kernel itself, else the set, else an in-tree module."""
+    """Who exports what `module` needs: the kernel itself, else the set, else an in-tree module.
+
+    A module of the set stands for the in-tree one of its name.
+    """
     found = {}
+    names = {other.name for other in modules}
     for name in wanted_symbols(module, target):
         symbol = target.symbols.get(name)
         own = next((other for other in modules if name in other.exports), None)
         if own is not None and (symbol is None or symbol.module != KERNEL):
             found[name] = Provider(own.name, *astuple(own.exports[name]))
-        elif symbol is not None:
+        elif symbol is not None and (symbol.module == KERNEL or owner(symbol) not in names):
             found[name] = Provider(owner(symbol), symbol.crc, symbol.gpl_only, symbol.namespace)
     return found
 

@@ -185,7 +185,9 @@ def _other_owner(name: str, module: ModuleFacts, around: Surroundings) -> Option
 
 def _dependencies(module: ModuleFacts, around: Surroundings) -> Iterable[Finding]:
     """modprobe loads what `depends` names: all that is used has to be in it, and all that is in it there."""
-    stated = {canonical_name(name) for name in module.depends}
+    stated = _stated(module)
+    if module.name in _reached(module, around.modules):
+        yield Finding("dependency", "depends on itself, at once or by way of others", module.name)
     used = {around.providers[name].module: name for name in used_symbols(module, around.providers)}
     for name in sorted(used.keys() - stated - {KERNEL, module.name}):
         message = f"uses {used[name]} of module {name}, on which it does not say to depend"
@@ -194,6 +196,22 @@ def _dependencies(module: ModuleFacts, around: Surroundings) -> Iterable[Finding
         if name not in {owner(symbol) for symbol in around.target.symbols.values()}:
             message = f"depends on module {name}, which is in neither the set nor the kernel"
             yield Finding("dependency", message, name)
+
+
+def _stated(module: ModuleFacts) -> set[str]:
+    return {canonical_name(name) for name in module.depends}
+
+
+def _reached(module: ModuleFacts, modules: Sequence[ModuleFacts]) -> set[str]:
+    """The modules of the set that have to be loaded before `module`."""
+    files = {other.name: other for other in modules}
+    reached: set[str] = set()
+    waiting = [module]
+    while waiting:
+        new = (_stated(waiting.pop()) & files.keys()) - reached
+        reached |= new
+        waiting += [files[name] for name in new]
+    return reached
 
 
 def _signature(module: ModuleFacts, around: Surroundings) -> Iterable[Finding]:

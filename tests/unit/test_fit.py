@@ -312,6 +312,16 @@ def test_dependency_that_is_nowhere() -> None:
     assert codes(driver(depends=["drm"])) == []
 
 
+def test_dependency_in_a_circle() -> None:
+    """Modules that depend on each other cannot be loaded in any order; nor can one that names itself."""
+    one = driver(needed={"uvm": 8}, depends=["nvidia-uvm"], exports={"nv": export(7)})
+    two = driver("nvidia_uvm", {"nv": 7}, depends=["nvidia"], exports={"uvm": export(8)})
+    found = [(name, finding.code, finding.symbol) for name, finding in check_fit([one, two], KERNEL).findings]
+    assert found == [(name, "dependency", name) for name in ("nvidia", "nvidia_uvm")]
+    assert codes(driver(depends=["nvidia"])) == ["dependency"]
+    assert codes(driver(), driver("a", depends=["nvidia"]), driver("b", depends=["nvidia", "a"])) == []
+
+
 def test_symbol_that_moved_to_another_module() -> None:
     """Where another module than the one named exports the symbol, modprobe would not load it."""
     assert codes(driver(needed={"drm_open": 4}, depends=["drm_kms_helper"])) == ["dependency", "dependency"]
@@ -322,6 +332,7 @@ def test_set_replaces_an_in_tree_module() -> None:
     mine = driver("drm", exports={"drm_open": export(9)})
     assert codes(mine, driver(needed={"drm_open": 9}, depends=["drm"])) == []
     assert codes(mine, driver(needed={"drm_open": 4}, depends=["drm"])) == ["crc"]
+    assert codes(driver("drm"), driver(needed={"drm_open": 4}, depends=["drm"])) == ["missing-symbol"]
 
 
 def test_kernel_comes_before_the_set() -> None:
