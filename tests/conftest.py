@@ -10,7 +10,6 @@ from hypothesis import settings
 from real_build import RealBuild, build_real, unpacked
 from vm.kit import KitKernel, load_kit
 
-
 # CI judges a change by the same examples each time; at a desk every run looks for new ones. These machines
 # are too uneven for time limits on an example.
 settings.register_profile("ci", derandomize=True, deadline=None)
