@@ -43,9 +43,10 @@ def find_providers(module: ModuleFacts, target: KernelTarget, modules: Sequence[
     """
     found = {}
     names = {other.name for other in modules}
+    others = [other for other in modules if other is not module]
     for name in wanted_symbols(module, target):
         symbol = target.symbols.get(name)
-        own = next((other for other in modules if name in other.exports), None)
+        own = next((other for other in others if name in other.exports), None)
         if own is not None and (symbol is None or symbol.module != KERNEL):
             found[name] = Provider(own.name, *astuple(own.exports[name]))
         elif symbol is not None and (symbol.module == KERNEL or owner(symbol) not in names):

@@ -189,7 +189,7 @@ def _dependencies(module: ModuleFacts, around: Surroundings) -> Iterable[Finding
     if module.name in _reached(module, around.modules):
         yield Finding("dependency", "depends on itself, at once or by way of others", module.name)
     used = {around.providers[name].module: name for name in used_symbols(module, around.providers)}
-    for name in sorted(used.keys() - stated - {KERNEL, module.name}):
+    for name in sorted(used.keys() - stated - {KERNEL}):
         message = f"uses {used[name]} of module {name}, on which it does not say to depend"
         yield Finding("dependency", message, name)
     for name in sorted(stated - used.keys() - {other.name for other in around.modules}):

@@ -312,6 +312,11 @@ def test_dependency_that_is_nowhere() -> None:
     assert codes(driver(depends=["drm"])) == []
 
 
+def test_own_exports_do_not_serve() -> None:
+    """What a module says to need and to export at once is needed of others."""
+    assert codes(driver(needed={"nv": 7}, exports={"nv": export(7)})) == ["missing-symbol"]
+
+
 def test_dependency_in_a_circle() -> None:
     """Modules that depend on each other cannot be loaded in any order; nor can one that names itself."""
     one = driver(needed={"uvm": 8}, depends=["nvidia-uvm"], exports={"nv": export(7)})

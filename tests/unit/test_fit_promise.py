@@ -7,7 +7,7 @@ from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from attrs import evolve
 from facts import CONFIG, LAYOUT, RELEASE, REST, SIGNATURE, driver, export, kernel, symbol
-from hypothesis import event, given, settings
+from hypothesis import event, given, note, settings
 from hypothesis import strategies as st
 from kernel_loader import Loader, Refused
 
@@ -204,6 +204,7 @@ def test_what_fits_is_accepted_by_the_kernel(world: World, dice: random.Random, 
     world = change(world, dice, times)
     fit = verdict(world)
     event(f"fit: {fit}")
+    note(f"{world}")
     if fit != UNFIT:
         assert accepts(world, dice)
 
