@@ -16,7 +16,7 @@ from cli_runs import environment
 from real_build import RealBuild
 from sample_driver import FOLDERS, VERSION, make_sample_driver
 from sample_driver.damage import break_c, make_conftest_noisy, remove_core_objects
-from trees import write_tree
+from trees import Link, write_tree
 from vm.kit import KitKernel
 
 FOUR = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm")
@@ -66,6 +66,29 @@ def elsewhere(kernel: KitKernel, place: Path) -> Path:
     return place / "src" / kernel.headers.name
 
 
+def toolkit_root(kernel: KitKernel, root: Path) -> Path:
+    """A kernel's headers as a Driver Toolkit image has them: one whole tree, named by an absolute link."""
+    usr, release = kernel.headers.parents[1], kernel.release
+    tree = root / "usr/src/kernels" / release
+    tree.mkdir(parents=True)
+    subprocess.run(["cp", "-al", f"{kernel.common}/.", str(tree)], check=True)
+    for name in ("scripts", "tools"):
+        (tree / name).unlink()  # links to what kbuild has
+    [kbuild] = (usr / "lib").glob("linux-kbuild-*")
+    subprocess.run(["cp", "-al", f"{kbuild}/.", str(tree)], check=True)
+    for name in (".config", "Module.symvers", "arch", "include"):
+        subprocess.run(["cp", "-al", "--remove-destination", kernel.headers / name, str(tree)], check=True)
+    document = {"KERNEL_VERSION": release, "RT_KERNEL_VERSION": "", "RHEL_VERSION": "9.4"}
+    return write_tree(
+        root,
+        {
+            "etc/driver-toolkit-release.json": json.dumps(document),
+            f"usr/lib/modules/{release}/build": Link(f"/usr/src/kernels/{release}"),
+            "lib": Link("usr/lib"),
+        },
+    )
+
+
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample driver, both kinds."""
@@ -107,6 +130,13 @@ def test_bytes_depend_on_the_key_alone(
     assert (root / "set/manifest.json").stat().st_uid == 65534
     assert document["key"] == json.loads((built / "manifest.json").read_text())["key"]
     assert not [name for name, data in modules(built).items() if str(sample).encode() in data]
+
+
+@pytest.mark.toolchain
+def test_toolkit_root(built: Path, sample: Path, kernel_a: KitKernel, tmp_path: Path) -> None:
+    """The root of a toolkit, its headers one tree as RHEL has them, gives the bytes of Debian's pair."""
+    build(tmp_path, sample, toolkit_root(kernel_a, tmp_path / "dtk"))
+    assert modules(tmp_path / "set") == modules(built)
 
 
 @pytest.mark.toolchain
