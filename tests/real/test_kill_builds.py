@@ -132,7 +132,7 @@ def test_a_killed_build_leaves_no_compilers(workplace: Workplace) -> None:
     assert any("make" in words for words in compilers(workplace.root))
     process.kill()
     process.wait()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 20  # a machine may be busy with other tests
     while compilers(workplace.root):
         assert time.monotonic() < until, compilers(workplace.root)
         time.sleep(0.05)
