@@ -22,6 +22,7 @@ from sample_driver import (
 )
 from sample_driver.archives import ESCAPES, pack, pack_escaping, pack_run
 from sample_driver.damage import break_c, make_conftest_noisy, remove_core_objects
+from vm.kit import KitKernel
 
 LICENSES = {
     "open": ("Dual MIT/GPL", "Dual MIT/GPL", "Dual MIT/GPL", "Dual MIT/GPL", "Dual BSD/GPL"),
@@ -30,11 +31,8 @@ LICENSES = {
 
 
 @pytest.fixture(scope="session")
-def headers() -> Path:
-    folder = os.environ.get("NVDRIVER_TEST_HEADERS")
-    if not folder:
-        pytest.skip("NVDRIVER_TEST_HEADERS names no kernel headers")
-    return Path(folder)
+def headers(kernel_a: KitKernel) -> Path:
+    return kernel_a.headers
 
 
 @pytest.fixture
