@@ -145,12 +145,12 @@ class _Member(tarfile.TarInfo):
     """A member's header; a damaged one is an error, where tarfile takes it for the end of the archive."""
 
     @classmethod
-    def frombuf(cls, buf: Any, encoding: str, errors: str) -> _Member:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _Member:
         try:
-            return super().frombuf(buf, encoding, errors)
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the end as it should be
+            raise
         except tarfile.HeaderError as error:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # the end as it should be
-                raise
             raise ArchiveError(f"damaged, or no tar archive: {error}") from error
 
 
