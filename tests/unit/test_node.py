@@ -134,7 +134,7 @@ def test_signal_at_every_step_leaves_nothing(rig: Rig) -> None:
         status = rig.readiness.read_status()
         if status is not None and "ready" in (status.timings or {}):
             break
-    assert step > 10, "the signals came in every stage before readiness, and once after it"
+    assert step >= 5, "a signal came before each stage, and once after readiness"
     assert list((rig.root / "store/work").iterdir()) == []
 
 
