@@ -14,7 +14,6 @@ from attrs import define, frozen
 
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
-from nvdriver_build.elf import ModuleFacts
 from nvdriver_build.errors import LoadError, NoGpuError, NvdriverError, SourceError, Stopped, UsageError
 from nvdriver_build.loader.devices import claimants, nvidia_devices
 from nvdriver_build.loader.host import Host, driver_modules, missing
@@ -40,9 +39,7 @@ class Loadable:
     """A set that is ready to load; `digest` names it together with its parameters."""
 
     root: ModuleRoot
-    facts: tuple[ModuleFacts, ...]
     digest: str
-    parameters: Parameters
 
     @property
     def build_ids(self) -> Mapping[str, Optional[str]]:
@@ -189,7 +186,7 @@ class Node:
         )
         report.tell(modules=dict(root.build_ids))
         digest = self.config.config_digest or _digest(module_set.key, parameters)
-        return Loadable(root, facts, digest, parameters)
+        return Loadable(root, digest)
 
     def _load(self, loadable: Loadable, report: Reporter) -> None:
         """Attach where the same set is live with the same parameters; else unload what is there, and load."""
