@@ -92,10 +92,11 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def private_folder(parent: Path) -> Iterator[Path]:
-    """A folder beside the final place, removed at the end; what killed processes left is swept first.
+    """A folder beside the final place, removed at the end; what killed processes left is swept.
 
     It lies in another one together with a file that its owner keeps locked: so a sweep takes no living
-    process's folder, and finds every dead one's.
+    process's folder, and finds every dead one's. It is swept at the start, for the space, and at the end,
+    since a dead process's compilers write a moment longer than it lives.
     """
     parent.mkdir(parents=True, exist_ok=True)
     sweep(parent)
@@ -106,6 +107,7 @@ def private_folder(parent: Path) -> Iterator[Path]:
     finally:
         os.close(owner)
         remove(outer)
+        sweep(parent)
 
 
 def _own_folder(parent: Path) -> tuple[Path, int]:

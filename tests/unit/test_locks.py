@@ -179,3 +179,10 @@ def test_lock_does_not_follow_links(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"), lock(tmp_path / "key", 0):
         pass
     assert names(tmp_path) == ["key"]
+
+
+def test_private_folder_sweeps_at_its_end(tmp_path: Path) -> None:
+    """What a dead process's children wrote into its swept folder meanwhile goes at the end."""
+    with private_folder(tmp_path):
+        (tmp_path / ".nvdriver-build-0123456789abcdef" / "work").mkdir(parents=True)
+    assert names(tmp_path) == []
