@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Optional
+from typing import Any
 
+import click
 import structlog
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 _EVERY = 5.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -24,7 +16,7 @@ class BuildProgress:
     """A bar on a terminal; elsewhere a line every few seconds with done, total, elapsed and an estimate."""
 
     def __init__(self) -> None:
-        self._bar: Optional[Progress] = None
+        self._bar: Any = None
         self._next = 0.0
 
     def __call__(self, done: int, total: int, elapsed: float) -> None:
@@ -38,21 +30,14 @@ class BuildProgress:
 
     def _draw(self, done: int, total: int) -> None:
         if self._bar is None:
-            columns = (
-                TextColumn("building"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar.add_task("building", total=total)
-            self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+            self._bar = click.progressbar(length=total, label="building", file=sys.stderr)
+            self._bar.__enter__()
+        self._bar.length = total
+        self._bar.update(done - self._bar.pos)
 
     def __enter__(self) -> BuildProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.__exit__(None, None, None)
