@@ -16,6 +16,7 @@ from nvdriver_build.commands import DEFAULT_PATH
 from nvdriver_build.errors import UsageError
 
 PREFIX = "NVDRIVER_"
+FABRIC_MANAGER = "NVFM_CONFIG_"
 DEFAULT_STORE = Path("/var/lib/nvdriver-build")
 """The node's store: it outlives pods and boots."""
 _MIB = 1024 * 1024
@@ -34,6 +35,13 @@ class Config:
     run_sha256: Optional[str]
     headers: Optional[Path]
     module_tree: Optional[Path]
+    toolkit_dir: Optional[Path]
+    bundle: Path
+    image_missing: bool
+    rhcos_version: Optional[str]
+    rdma: bool
+    host_mofed: bool
+    fabric_manager: Mapping[str, str]
     parameters: Path
     run_dir: Path
     compiler_mismatch: bool
@@ -110,16 +118,21 @@ _SETTINGS = (
     _Setting("DRIVER_VERSION", "driver_version", None, _text),
     _Setting("DRIVER_TYPE", "", None, _passthrough),
     _Setting("KERNEL_MODULE_TYPE", "kind", "auto", _one_of("auto", "open", "proprietary")),
-    _Setting("GPU_DIRECT_RDMA_ENABLED", "", False, _off),
+    _Setting("GPU_DIRECT_RDMA_ENABLED", "rdma", False, _flag),
+    _Setting("USE_HOST_MOFED", "host_mofed", False, _flag),
     _Setting("GDS_ENABLED", "", False, _off),
     _Setting("GDRCOPY_ENABLED", "", False, _off),
     _Setting("DRIVER_CONFIG_DIGEST", "config_digest", None, _text),
+    _Setting("RHCOS_IMAGE_MISSING", "image_missing", False, _flag),
+    _Setting("RHCOS_VERSION", "rhcos_version", None, _text),
     _Setting("NODE_NAME", "node_name", None, _text),
     _Setting("NVDRIVER_STORE", "store", None, _path),
     _Setting("NVDRIVER_SOURCE", "source", None, _path),
     _Setting("NVDRIVER_RUN_SHA256", "run_sha256", None, _text),
     _Setting("NVDRIVER_HEADERS", "headers", None, _path),
     _Setting("NVDRIVER_MODULE_TREE", "module_tree", None, _path),
+    _Setting("NVDRIVER_TOOLKIT_DIR", "toolkit_dir", None, _path),
+    _Setting("NVDRIVER_BUNDLE", "bundle", Path("/usr/libexec/nvdriver-build"), _path),
     _Setting("NVDRIVER_PARAMETERS", "parameters", Path("/drivers"), _path),
     _Setting("NVDRIVER_RUN_DIR", "run_dir", Path("/run/nvidia"), _path),
     _Setting("NVDRIVER_COMPILER_MISMATCH", "compiler_mismatch", False, _allow),
@@ -142,7 +155,14 @@ def read_config(environment: Optional[Mapping[str, str]] = None, root: Path = Pa
         if setting.field:
             values[setting.field] = value
     values["store"] = values["store"] or _default_store(given, root)
+    values["fabric_manager"] = _fabric_manager(given)
     return Config(path=given.get("PATH") or DEFAULT_PATH, **values)
+
+
+def _fabric_manager(given: Mapping[str, str]) -> Mapping[str, str]:
+    """NVIDIA's NVFM_CONFIG_NAME=VALUE: lines of the fabric manager's own configuration."""
+    names = sorted(name for name in given if name.startswith(FABRIC_MANAGER))
+    return {name[len(FABRIC_MANAGER) :]: _text(name, given[name]) for name in names}
 
 
 def _refuse_unknown(given: Mapping[str, str]) -> None:

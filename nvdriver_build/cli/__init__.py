@@ -31,6 +31,7 @@ _COMMANDS = {
     "unload": ("driver", "Unload the driver."),
     "status": ("driver", "What is loaded, from which set, ready or not."),
     "probe": ("probe", "Exit 0 or 1 with one line why, for Kubernetes."),
+    "dtk-build": ("toolkit", "The Driver Toolkit container's end: builds what the driver's asks for."),
     "store": ("storage", "The store of module sets."),
     "support-bundle": ("support", "One tar with facts, logs and status, without secrets."),
 }

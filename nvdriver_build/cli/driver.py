@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import click
 
@@ -18,8 +18,10 @@ from nvdriver_build.loader.host import Host, driver_modules
 from nvdriver_build.loader.kernel_log import KernelLog
 from nvdriver_build.loader.unload import require_unused
 from nvdriver_build.loader.unload import unload as unload_driver
+from nvdriver_build.node.getting import Ways
 from nvdriver_build.node.life import Node
 from nvdriver_build.readiness import Readiness
+from nvdriver_build.toolkit import Shared, Sidecar
 
 _QUIET = 10.0
 """Seconds without a heartbeat after which `status` says so; there is one a second."""
@@ -38,17 +40,23 @@ def _node(config: Config, flag: StopFlag, progress: BuildProgress) -> Node:
         flag.check()
         readiness.beat()
 
+    commands = SystemCommands(config.path, check)
     return Node(
         config=config,
         host=host_of(config),
         machine=os.uname().machine,
-        commands=SystemCommands(config.path, check),
+        commands=commands,
         leaving=SystemCommands(config.path, readiness.beat),
         journal=KernelLog().follow,
         stop=flag.check,
         progress=progress,
         readiness=readiness,
+        ways=Ways(config, commands, _sidecar(config, check)),
     )
+
+
+def _sidecar(config: Config, check: Callable[[], None]) -> Optional[Sidecar]:
+    return Sidecar(Shared(config.toolkit_dir), config.bundle, check) if config.toolkit_dir else None
 
 
 def _readiness(config: Config) -> Readiness:

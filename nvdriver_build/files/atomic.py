@@ -29,10 +29,10 @@ class LockedError(NvdriverError):
     """Somebody else holds the lock."""
 
 
-def publish(path: Path, content: Union[str, bytes], mode: int = 0o644) -> None:
+def publish(path: Path, content: Union[str, bytes], mode: int = 0o644, *, durable: bool = True) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
-    Raises OSError; what was there before is then untouched.
+    Raises OSError; what was there before is then untouched. Without `durable` the disk is not waited for.
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,8 @@ def publish(path: Path, content: Union[str, bytes], mode: int = 0o644) -> None:
             file.write(data)
             file.flush()
             os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         Path(temporary).replace(path)
     except BaseException:
         remove(Path(temporary))
@@ -58,12 +59,13 @@ def _sweep_files(path: Path) -> None:
                 leftover.unlink()
 
 
-def publish_folder(private: Path, place: Path) -> bool:
+def publish_folder(private: Path, place: Path, *, durable: bool = True) -> bool:
     """Move a filled private folder to its place in one step; False where somebody was there first.
 
-    Everything in it reaches the disk before the rename does.
+    With `durable` everything in it reaches the disk before the rename does.
     """
-    sync(private)
+    if durable:
+        sync(private)
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         private.rename(place)
@@ -71,7 +73,8 @@ def publish_folder(private: Path, place: Path) -> bool:
         if not place.is_dir():
             raise
         return False
-    _sync(place.parent)
+    if durable:
+        _sync(place.parent)
     return True
 
 

@@ -119,10 +119,18 @@ def target_from_modules(tree: Path, release: str) -> KernelTarget:
     )
 
 
+_SYMVERS = (("symvers.gz", gzip.decompress), ("symvers.xz", lzma.decompress))
+
+
+def has_symvers(tree: Path) -> bool:
+    """Whether a module folder says what its kernel exports."""
+    return any((tree / name).exists() for name, _ in _SYMVERS)
+
+
 def read_node_symvers(tree: Path) -> Optional[bytes]:
     """The unpacked symvers.gz or symvers.xz of a module folder; None where there is none."""
     try:
-        for name, unpack in (("symvers.gz", gzip.decompress), ("symvers.xz", lzma.decompress)):
+        for name, unpack in _SYMVERS:
             if (tree / name).exists():
                 return unpack((tree / name).read_bytes())
     except (OSError, EOFError, lzma.LZMAError) as error:

@@ -11,7 +11,7 @@ from attrs import frozen
 from nvdriver_build.build import measure
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
-from nvdriver_build.errors import BuildError, LoadError, NvdriverError, SourceError
+from nvdriver_build.errors import BuildError, LoadError, NvdriverError
 from nvdriver_build.kernel import (
     RunningKernel,
     find_compiler,
@@ -22,6 +22,7 @@ from nvdriver_build.kernel import (
 from nvdriver_build.loader.devices import claimants, nvidia_devices
 from nvdriver_build.loader.host import Host, driver_modules
 from nvdriver_build.loader.parameters import read_parameters
+from nvdriver_build.node.getting import require_version
 from nvdriver_build.node.look import Kernel, look, source_place
 from nvdriver_build.source import check_archive, open_source
 from nvdriver_build.store import Store
@@ -113,11 +114,7 @@ def _source(config: Config, commands: Commands) -> str:
         check_archive(place, config.run_sha256)
         return f"{place}, which is unpacked first"
     source = open_source(place, config.kind, place, commands)
-    if config.driver_version not in (None, source.version):
-        raise SourceError(
-            f"DRIVER_VERSION is {config.driver_version}, the source {place} is {source.version}",
-            hint="give the source of the version that is meant",
-        )
+    require_version(config, source, place)
     return f"{place}: driver {source.version} ({source.kind})"
 
 

@@ -14,7 +14,7 @@ from attrs import define, frozen
 
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
-from nvdriver_build.errors import LoadError, NoGpuError, NvdriverError, SourceError, Stopped, UsageError
+from nvdriver_build.errors import LoadError, NoGpuError, NvdriverError, Stopped, UsageError
 from nvdriver_build.loader.devices import claimants, nvidia_devices
 from nvdriver_build.loader.host import Host, driver_modules, missing
 from nvdriver_build.loader.kernel_log import Journal
@@ -22,12 +22,12 @@ from nvdriver_build.loader.load import load
 from nvdriver_build.loader.parameters import Parameters, for_modules, read_parameters
 from nvdriver_build.loader.root import ModuleRoot, prepare_root
 from nvdriver_build.loader.unload import require_unused, unload
-from nvdriver_build.node.look import Kernel, look, source_place
+from nvdriver_build.node.getting import Ways
+from nvdriver_build.node.look import Kernel, look
 from nvdriver_build.node.status import Reporter
-from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain, opened_source, require_fit
+from nvdriver_build.obtain import require_fit
 from nvdriver_build.readiness import Readiness
 from nvdriver_build.sets import ModuleSet, open_set
-from nvdriver_build.store import Store
 
 INTERVAL = 0.5
 """Seconds between two looks at the loaded modules."""
@@ -63,6 +63,7 @@ class Node:
     stop: Callable[[], None]
     progress: Callable[[int, int, float], None]
     readiness: Readiness
+    ways: Ways
     pause: Callable[[float], None] = time.sleep
 
     def run(self) -> None:
@@ -110,13 +111,15 @@ class Node:
     def make_ready(self, report: Reporter) -> Loadable:
         """From nothing to a set that fits, ready to load."""
         with self._stage(report, "look"):
+            self.ways.prepare()
             self._require_gpu()
-            kernel = look(self.config, self.host, self.machine)
+            kernel = look(self.config, self.host, self.machine, describe=self.ways.describe)
             _log.info(
                 "kernel", release=kernel.running.release, proof=kernel.proof.by, why=kernel.proof.detail
             )
         with self._stage(report, "obtain"):
-            obtained = self._obtain(kernel, report)
+            obtained = self.ways.get(kernel, report, self._progress(report))
+            self.ways.dismiss()
         with self._stage(report, "prepare"):
             return self._prepare(obtained.set, kernel, report)
 
@@ -139,34 +142,6 @@ class Node:
                 f"every GPU of this node is taken: {', '.join(map(str, taken))}",
                 hint="keep it from loading (kernel argument module_blacklist=nouveau), or unbind it",
             )
-
-    def _obtain(self, kernel: Kernel, report: Reporter) -> Obtained:
-        store = Store(self.config.store)
-        place, kind = source_place(self.config), self.config.kind
-        with opened_source(place, kind, store, self.commands, self.config.run_sha256) as source:
-            if self.config.driver_version not in (None, source.version):
-                raise SourceError(
-                    f"DRIVER_VERSION is {self.config.driver_version}, the source is {source.version}",
-                    hint="give the source of the version that is meant",
-                )
-            wish = Wish(
-                source=source,
-                target=kernel.target,
-                headers=kernel.headers,
-                proof=f"{kernel.proof.by}: {kernel.proof.detail}",
-                modules=modules_to_build(source),
-                jobs=self.config.jobs,
-                job_memory=self.config.job_memory,
-                allow_compiler_mismatch=self.config.compiler_mismatch,
-                signatures_enforced=kernel.security.enforces,
-            )
-            report.tell(
-                driver_version=source.version, kernel_release=kernel.running.release, proof=wish.proof
-            )
-            obtained = obtain(wish, store, self.commands, progress=self._progress(report))
-        report.tell(key=obtained.set.key, origin=obtained.origin, fit=obtained.fit.fit)
-        _log.info("a set that fits", key=obtained.set.key[:12], fit=obtained.fit.fit, origin=obtained.origin)
-        return obtained
 
     def _progress(self, report: Reporter) -> Callable[[int, int, float], None]:
         def both(done: int, total: int, elapsed: float) -> None:

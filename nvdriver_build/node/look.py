@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from attrs import frozen
 
+from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.config import Config
 from nvdriver_build.errors import SourceError
 from nvdriver_build.kernel import (
@@ -21,9 +22,14 @@ from nvdriver_build.kernel import (
     target_from_headers,
     target_from_modules,
 )
+from nvdriver_build.kernel.target import has_symvers
 from nvdriver_build.kernel.toolkit import RELEASE_FILE
 from nvdriver_build.loader.host import Host
+from nvdriver_build.source import AUTO, OPEN, PROPRIETARY
 
+Describe = Callable[[str], Headers]
+"""Gives what the toolkit beside us has on a kernel release: enough for a target, not for a build."""
+_INSTALLER = ("nvidia-installer", "--print-recommended-kernel-module-type")
 _OWN = Proof("node", "read from the node's own module folder")
 
 
@@ -39,20 +45,30 @@ class Kernel:
     proof: Proof
 
 
-def look(config: Config, host: Host, machine: str, root: Path = Path("/")) -> Kernel:
+def look(
+    config: Config,
+    host: Host,
+    machine: str,
+    root: Path = Path("/"),
+    describe: Optional[Describe] = None,
+) -> Kernel:
     """Find out which kernel runs and what it takes; `machine` is `uname -m`.
 
-    Raises HeadersError where nothing describes the kernel, HeadersMismatch where the headers are of another.
+    The node's own word counts; `describe` is asked where it has none. Raises HeadersError where nothing
+    describes the kernel, HeadersMismatch where the headers are of another.
     """
     running = RunningKernel.read(host.proc, machine)
     tree = module_tree(config, host, running.release)
     place = headers_place(config, tree, root)
     headers = find_headers(place, running.release) if place else None
-    if headers is None:
+    described = headers
+    if headers is None and describe is not None and not has_symvers(tree):
+        described = describe(running.release)
+    if described is None:
         target, proof = target_from_modules(tree, running.release), _OWN
     else:
-        target = target_from_headers(headers)
-        proof = prove(headers, target, running, tree)
+        target = target_from_headers(described)
+        proof = prove(described, target, running, tree)
     return Kernel(running, read_security(host.sys), tree, headers, target, proof)
 
 
@@ -71,6 +87,17 @@ def headers_place(config: Config, tree: Path, root: Path) -> Optional[Path]:
         if build.exists():
             return build
     return None
+
+
+def module_kind(config: Config, commands: Commands) -> str:
+    """`open`, `proprietary` or `auto`: as configured, else as NVIDIA's installer in this image recommends."""
+    if config.kind != AUTO or commands.find(_INSTALLER[0]) is None:
+        return config.kind
+    try:
+        word = commands.run(_INSTALLER, timeout=30).stdout.strip()
+    except CommandError:
+        return AUTO
+    return word if word in (OPEN, PROPRIETARY) else AUTO
 
 
 def source_place(config: Config) -> Path:

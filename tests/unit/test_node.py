@@ -21,6 +21,7 @@ from nvdriver_build.config import read_config
 from nvdriver_build.errors import InUseError, LoadError, NoGpuError, SourceError, Stopped, UsageError
 from nvdriver_build.loader.host import driver_modules
 from nvdriver_build.loader.kernel_log import KernelLog
+from nvdriver_build.node.getting import Ways
 from nvdriver_build.node.life import Node
 from nvdriver_build.node.status import loaded_keys
 from nvdriver_build.readiness import Readiness
@@ -67,16 +68,18 @@ class Rig:
             }
         )
         count = iter(range(10**6))
+        commands = SystemCommands(path, lambda: at(next(count)))
         return Node(
             config=config,
             host=self.node.host,
             machine="x86_64",
-            commands=SystemCommands(path, lambda: at(next(count))),
+            commands=commands,
             leaving=SystemCommands(path),
             journal=KernelLog(self.root / "no-log").follow,
             stop=lambda: at(next(count)),
             progress=lambda *_: None,
             readiness=self.readiness,
+            ways=Ways(config, commands),
             pause=lambda _: None,
         )
 
@@ -244,7 +247,7 @@ def test_gpus_that_another_driver_has_are_told_before_a_build(rig: Rig) -> None:
 
 def test_source_of_another_version_is_refused(rig: Rig) -> None:
     """DRIVER_VERSION and the source have to agree; without either, what is missing is named."""
-    with pytest.raises(SourceError, match=r"DRIVER_VERSION is 1\.2\.3, the source is 999\.10\.01"):
+    with pytest.raises(SourceError, match=r"DRIVER_VERSION is 1\.2\.3, the source .* is 999\.10\.01"):
         rig.life(DRIVER_VERSION="1.2.3").run()
     with pytest.raises(SourceError, match="neither NVDRIVER_SOURCE nor DRIVER_VERSION"):
         rig.life(NVDRIVER_SOURCE="").run()

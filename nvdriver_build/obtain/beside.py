@@ -1,0 +1,87 @@
+"""A build in the toolkit beside us: what is ordered there, and what is taken from there."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from pathlib import Path
+from typing import Optional, Sequence
+
+from attrs import evolve
+
+from nvdriver_build.build import Progress, copy_modules
+from nvdriver_build.commands import Commands
+from nvdriver_build.errors import StoreError, ToolkitError
+from nvdriver_build.kernel import Headers, KernelTarget
+from nvdriver_build.obtain.fitting import require_fit
+from nvdriver_build.obtain.wish import Elsewhere, Obtained, Wish, modules_to_build
+from nvdriver_build.sets import MANIFEST, Recipe, explain_miss, open_set
+from nvdriver_build.source import open_source
+from nvdriver_build.store import Store
+from nvdriver_build.toolkit import Order, Shared
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def fetch(
+    wish: Wish, recipe: Recipe, store: Store, elsewhere: Elsewhere, progress: Optional[Progress]
+) -> Obtained:
+    """Have it built elsewhere, and believe nothing of it: a copy that nobody else can change is checked."""
+    folder = elsewhere(wish, recipe, progress)
+    with store.workspace() as work:
+        place = work / "set"
+        try:
+            copy_modules(_plain_files(folder, wish.modules), place)
+            made = open_set(place)
+        except (OSError, StoreError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:  # the store's to tell
+                raise
+            raise ToolkitError(
+                f"what the Driver Toolkit delivered in {folder} cannot be taken: {error}",
+                hint="only the two containers of the pod may write there; the next run has it built anew",
+            ) from error
+        if made.manifest.recipe != recipe:
+            raise ToolkitError(
+                f"the Driver Toolkit delivered another set than was ordered: "
+                f"{explain_miss(recipe, [made.manifest.recipe])}",
+                hint="both containers of the pod must run the same version: delete the pod",
+            )
+        fit = require_fit(made, wish.target, wish.signatures_enforced)
+        return Obtained(store.add(place, recipe.key), fit, "built")
+
+
+def _plain_files(folder: Path, modules: Sequence[str]) -> tuple[Path, ...]:
+    """The files of a set in a folder of others; OSError where one is a link, say."""
+    paths = (folder / MANIFEST, *(folder / f"{name}.ko" for name in modules))
+    for path in paths:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(f"{path} is no plain file")
+    return paths
+
+
+def ordered(order: Order, shared: Shared, headers: Headers, target: KernelTarget, commands: Commands) -> Wish:
+    """What was ordered from beside, as a wish; ToolkitError where it cannot be made of what is here.
+
+    That these headers are the node's was proven over there, by what they say: the bytes of its own
+    Module.symvers and config may differ, and the key is made of those.
+    """
+    recipe = order.recipe
+    source = open_source(shared.source(recipe.source_digest), recipe.kind, shared.root, commands)
+    wish = Wish(
+        source=source,
+        target=evolve(target, symvers_sha256=recipe.symvers_sha256, config_sha256=recipe.config_sha256),
+        headers=headers,
+        proof=order.proof,
+        modules=modules_to_build(source, recipe.modules),
+        jobs=order.jobs,
+        job_memory=order.job_memory,
+        debug_info=recipe.debug_info,
+        allow_compiler_mismatch=order.allow_compiler_mismatch,
+    )
+    mine = wish.recipe()
+    if mine != recipe:
+        raise ToolkitError(
+            f"what is ordered cannot be made here: {explain_miss(recipe, [mine])}",
+            hint="both containers of the pod must see the same source and the same kernel: delete the pod",
+        )
+    return wish

@@ -1,0 +1,47 @@
+"""Does a set fit? If not, the error that says so."""
+
+from __future__ import annotations
+
+from nvdriver_build.errors import FitError, NvdriverError, SigningError
+from nvdriver_build.fit import UNFIT, Fit, check_fit
+from nvdriver_build.kernel import KernelTarget
+from nvdriver_build.sets import ModuleSet
+
+UNENFORCED = (
+    "sign them with a key that the kernel trusts, or switch the enforcement off "
+    "(module.sig_enforce, Secure Boot, lockdown)"
+)
+
+
+def require_fit(module_set: ModuleSet, target: KernelTarget, signatures_enforced: bool) -> Fit:
+    """`check_fit` of what is on disk now; FitError that names the findings where it does not fit."""
+    fit = check_fit(
+        module_set.read(),
+        target,
+        built_config=module_set.manifest.config_digest,
+        signatures_enforced=signatures_enforced,
+    )
+    if fit.fit == UNFIT:
+        raise unfit(fit, target)
+    return fit
+
+
+def unfit(fit: Fit, target: KernelTarget) -> NvdriverError:
+    """The error for a set that does not fit: the first findings and how many there are.
+
+    SigningError where signatures are all that lacks, FitError else.
+    """
+    findings = fit.findings
+    if all(finding.code == "signature" for _, finding in findings):
+        name, finding = findings[0]
+        others = f"; nor are {len(findings) - 1} others" if len(findings) > 1 else ""
+        return SigningError(
+            f"{name} {finding.message}{others}",
+            hint=UNENFORCED,
+        )
+    shown = "; ".join(f"{name} {finding.message}" for name, finding in findings[:3])
+    more = f"; and {len(findings) - 3} more" if len(findings) > 3 else ""
+    return FitError(
+        f"the modules do not fit kernel {target.release}: {shown}{more}",
+        hint="build them against the headers of this kernel; 'nvdriver-build verify' lists every finding",
+    )

@@ -1,0 +1,98 @@
+"""What is wanted, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Callable, Iterator, Optional, Sequence
+
+from attrs import frozen
+
+from nvdriver_build.build import JOB_MEMORY, Progress
+from nvdriver_build.commands import Commands
+from nvdriver_build.errors import SourceError, UsageError
+from nvdriver_build.fit import Fit
+from nvdriver_build.kernel import Headers, KernelTarget
+from nvdriver_build.sets import ModuleSet, Recipe
+from nvdriver_build.source import MODULES, Source, open_source
+from nvdriver_build.store import Store
+
+PEERMEM = "nvidia-peermem"
+"""Real only against MOFED's symvers, else a stub whose init fails (docs/architecture.md): not built."""
+
+
+@frozen
+class Wish:
+    """Which modules are wanted, and what may be used to get them. `headers` is None where none are there."""
+
+    source: Source
+    target: KernelTarget
+    headers: Optional[Headers]
+    proof: str
+    modules: tuple[str, ...]
+    jobs: Optional[int] = None
+    job_memory: int = JOB_MEMORY
+    debug_info: bool = False
+    allow_compiler_mismatch: bool = False
+    signatures_enforced: bool = False
+
+    def recipe(self) -> Recipe:
+        """The recipe whose key the set will have."""
+        return Recipe(
+            driver_version=self.source.version,
+            source_digest=self.source.digest,
+            kind=self.source.kind,
+            modules=self.modules,
+            kernel_release=self.target.release,
+            arch=self.target.arch,
+            symvers_sha256=self.target.symvers_sha256,
+            config_sha256=self.target.config_sha256,
+            debug_info=self.debug_info,
+        )
+
+
+@frozen
+class Obtained:
+    """A set that fits, and where it came from: `store` or `built`. `jobs` is None unless built."""
+
+    set: ModuleSet
+    fit: Fit
+    origin: str
+    jobs: Optional[int] = None
+
+
+def modules_to_build(source: Source, asked: Sequence[str] = ()) -> tuple[str, ...]:
+    """The modules that were asked for, in load order; without a wish all but nvidia-peermem.
+
+    Raises SourceError for one that the source does not have, UsageError for nvidia-peermem.
+    """
+    if PEERMEM in asked:
+        raise UsageError(
+            f"{PEERMEM} is not built: without MOFED's Module.symvers it is a stub whose init fails",
+            hint="leave it out; building against MOFED is on the way",
+        )
+    there = source.modules
+    unknown = [name for name in asked if name not in there]
+    if unknown:
+        raise SourceError(
+            f"driver {source.version} has no module {', '.join(unknown)}; it has {', '.join(there)}",
+            hint="name modules as NVIDIA does, such as nvidia-uvm",
+        )
+    wanted = asked or [name for name in there if name != PEERMEM]
+    return tuple(name for name in MODULES if name in wanted)
+
+
+@contextlib.contextmanager
+def opened_source(
+    place: Path, kind: str, store: Store, commands: Commands, run_sha256: Optional[str]
+) -> Iterator[Source]:
+    """The kernel tree at `place`; one that has to be unpacked is in the store's workspace meanwhile."""
+    if place.is_dir():
+        yield open_source(place.absolute(), kind, place, commands)
+        return
+    with store.workspace() as work:
+        yield open_source(place.absolute(), kind, work, commands, run_sha256=run_sha256)
+
+
+Elsewhere = Callable[[Wish, Recipe, Optional[Progress]], Path]
+"""Has a set built somewhere else; the folder that it is in then."""

@@ -1,0 +1,189 @@
+"""The driver's end: asks for a description of the kernel and for sets, and follows what is done about it."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Callable, Iterator, Optional
+
+import structlog
+from attrs import define, field
+
+from nvdriver_build.errors import ToolkitError
+from nvdriver_build.files import private_folder, publish, publish_folder
+from nvdriver_build.kernel import Headers
+from nvdriver_build.kernel.toolkit import ToolkitRelease
+from nvdriver_build.source import Source
+from nvdriver_build.toolkit.documents import (
+    BUILD,
+    HEADERS,
+    NOTHING,
+    Introduction,
+    Order,
+    Request,
+    Result,
+    error_of,
+    read,
+    write,
+)
+from nvdriver_build.toolkit.shared import POLL, SILENT, Listener, Pulse, Shared
+
+ENTRYPOINT, BUNDLE = "ocp_dtk_entrypoint", "nvdriver-build.pyz"
+"""What the DTK container executes, and what that starts."""
+ARRIVAL = 1800.0
+"""Seconds for a first sign of life: the image of the toolkit may have to be pulled."""
+RETURN = 330.0
+"""Seconds for the return of one that went silent: a kubelet waits at most 300 s before it starts it again."""
+_REMIND = 30.0
+Progress = Callable[[int, int, float], None]
+_log = structlog.get_logger()
+
+
+@define
+class Sidecar:
+    """The toolkit's end as the driver sees it. `check` is called many times a second in every wait.
+
+    Everything raises ToolkitError where the other end is silent for too long, or the folder cannot be used.
+    """
+
+    shared: Shared
+    bundle: Path
+    check: Callable[[], None]
+    arrival: float = ARRIVAL
+    patience: float = RETURN
+    instance: str = field(factory=lambda: secrets.token_hex(8))
+
+    def prepare(self) -> None:
+        """Put into the shared folder what the DTK container starts; the flag that it waits for comes last."""
+        with self._usable():
+            for name in (BUNDLE, ENTRYPOINT):
+                publish(self.shared.root / name, (self.bundle / name).read_bytes(), 0o755, durable=False)
+            publish(self.shared.prepared, "", durable=False)
+
+    def dismiss(self) -> None:
+        """Tell the other end that nothing is wanted of it, so that it stands by instead of waiting."""
+        with self._usable():
+            write(self.shared.request, self._request(NOTHING, ""))
+
+    def headers(self, release: str) -> Headers:
+        """What the toolkit's headers say of kernel `release`: enough for a target and a proof, not to build.
+
+        Raises HeadersError as the toolkit's end does where it has none.
+        """
+        result = self._ask(self._request(HEADERS, release))
+        folder = self.shared.headers / result.attempt
+        introduction = read(self.shared.introduction, Introduction)
+        toolkit = None
+        if introduction is not None and introduction.kernel is not None:
+            toolkit = ToolkitRelease(introduction.kernel, introduction.rt_kernel, introduction.rhel)
+        return Headers(folder, folder, release, toolkit)
+
+    def build(self, order: Order, source: Source, progress: Optional[Progress] = None) -> Path:
+        """Have a set built; its folder, in the shared one. Raises what the build raised there."""
+        self._offer(source, order.recipe.source_digest)
+        request = self._request(BUILD, order.recipe.kernel_release, order)
+        result = self._ask(request, progress)
+        if result.key != order.recipe.key:
+            raise ToolkitError(
+                f"the toolkit's end built {result.key}, asked for was {order.recipe.key}",
+                hint="both containers of the pod must run the same version: delete the pod",
+            )
+        return self.shared.store / "sets" / result.key
+
+    def log(self, key: str) -> Path:
+        """Where the toolkit's end writes the log of a build."""
+        return self.shared.store / "logs" / f"{key}.log"
+
+    def _request(self, what: str, release: str, order: Optional[Order] = None) -> Request:
+        return Request(secrets.token_hex(8), self.instance, what, release, order)
+
+    def _offer(self, source: Source, digest: str) -> None:
+        """Put the kernel tree into the shared folder, whole, unless it is there."""
+        place = self.shared.source(digest)
+        with self._usable():
+            if place.is_dir():
+                return
+            with private_folder(place.parent) as private:
+                for name in source.names:
+                    self.check()
+                    copy = private / "tree" / name
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(source.root / name, copy)
+                publish_folder(private / "tree", place, durable=False)
+
+    def _ask(self, request: Request, progress: Optional[Progress] = None) -> Result:
+        """Publish a request and wait for its own result."""
+        with self._usable():
+            write(self.shared.request, request)
+        watch = _Watch(self, Listener(self.shared.toolkit_beat))
+        with Pulse(self.shared.driver_beat, self.instance):
+            while True:
+                self.check()
+                result = read(self.shared.result, Result)
+                if result is not None and result.attempt == request.attempt:
+                    break
+                watch.look(progress)
+                time.sleep(POLL)
+        if result.error is not None:
+            if result.log_tail:
+                _log.error("the end of the build's log", attempt=request.attempt, log=result.log_tail)
+            raise error_of(result.error)
+        return result
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ToolkitError(
+                f"the folder shared with the Driver Toolkit, {self.shared.root}, cannot be used: {error}",
+                hint="both containers mount one emptyDir there, with about 1 GiB of space",
+            ) from error
+
+
+@define
+class _Watch:
+    """Says what becomes of the toolkit's end while an answer is awaited, and gives up in the end."""
+
+    sidecar: Sidecar
+    listener: Listener
+    silent: bool = False
+    _reminded: float = field(factory=time.monotonic)
+
+    def look(self, progress: Optional[Progress]) -> None:
+        introduction = read(self.sidecar.shared.introduction, Introduction)
+        if introduction is not None and introduction.error is not None:
+            raise error_of(introduction.error)
+        if self.listener.listen():
+            _log.warning("the toolkit's end was restarted: it begins anew")
+        if self.listener.silence > SILENT:
+            self._missed(introduction is not None or self.listener.heard)
+        elif self.silent:
+            self.silent = False
+            _log.info("the toolkit's end is there again")
+        beat = self.listener.beat
+        if progress is not None and self.listener.heard and beat is not None and beat.total:
+            progress(beat.done, beat.total, beat.elapsed)
+
+    def _missed(self, known: bool) -> None:
+        """Silence: told at once, and after that now and then."""
+        bound = self.sidecar.patience if known else self.sidecar.arrival
+        if self.listener.silence > bound:
+            raise ToolkitError(
+                f"the Driver Toolkit container {'went silent' if known else 'gave no sign of life'}: "
+                f"nothing heard for {self.listener.silence:.0f} s in {self.sidecar.shared.root}",
+                hint="look at that container of the pod: has it an image, was it killed (out of memory)?",
+            )
+        now = time.monotonic()
+        if not self.silent or now - self._reminded > _REMIND:
+            self._reminded = now
+            event = (
+                "the toolkit's end is silent: killed, or it hangs"
+                if known
+                else "waiting for the toolkit's end"
+            )
+            _log.warning(event, seconds=round(self.listener.silence, 1), patience=bound)
+        self.silent = True
