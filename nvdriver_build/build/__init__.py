@@ -16,10 +16,12 @@ from typing import Callable, Optional
 import structlog
 from attrs import frozen
 
+from nvdriver_build.build.fixed import MOFED, is_build_file, place_in, redirect, unknown_places
 from nvdriver_build.build.jobs import JOB_MEMORY, Capacity, measure
 from nvdriver_build.build.log import Failure, Follower, count_steps, first_failure, tail
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import BuildError, HeadersError
+from nvdriver_build.files import publish
 from nvdriver_build.kernel import Compiler, Headers, KernelTarget
 from nvdriver_build.source import Source
 
@@ -51,7 +53,11 @@ _log = structlog.get_logger()
 
 @frozen
 class Build:
-    """What is to be built: `modules` by NVIDIA's names, in load order."""
+    """What is to be built: `modules` by NVIDIA's names, in load order.
+
+    `symvers` is text of Module.symvers: what other modules export, beside the kernel's. nvidia-peermem needs
+    MOFED's and nvidia's (mofed.Peers.symvers).
+    """
 
     source: Source
     headers: Headers
@@ -60,6 +66,7 @@ class Build:
     modules: tuple[str, ...]
     jobs: int
     debug_info: bool = False
+    symvers: Optional[str] = None
 
 
 def build_modules(
@@ -124,7 +131,14 @@ def make_flags(build: Build, tree: Path) -> tuple[str, ...]:
         flags.append("IGNORE_PREEMPT_RT_PRESENCE=1")
     if build.compiler.mismatch:
         flags.append("IGNORE_CC_MISMATCH=1")
+    if build.symvers is not None:
+        flags.append(f"KBUILD_EXTRA_SYMBOLS={_symvers(tree)}")
     return tuple(flags)
+
+
+def _symvers(tree: Path) -> Path:
+    """Where NVIDIA's conftest.sh looks, last of all, for what MOFED exports."""
+    return place_in(tree, MOFED) / "default" / "Module.symvers"
 
 
 def _link_sources(build: Build, tree: Path, commands: Commands) -> None:
@@ -133,8 +147,21 @@ def _link_sources(build: Build, tree: Path, commands: Commands) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         if name in build.source.core_objects and not build.debug_info:
             _run(commands, ["strip", "--strip-debug", "-o", str(link), str(build.source.root / name)])
-        else:
+        elif not (is_build_file(name) and _redirected(build.source.root / name, link, tree)):
             link.symlink_to(build.source.root / name)
+    if build.symvers is not None:
+        publish(_symvers(tree), build.symvers)
+
+
+def _redirected(file: Path, copy: Path, tree: Path) -> bool:
+    """Write a copy of a build file that names fixed places, if it does."""
+    text = file.read_bytes()
+    moved = redirect(text, tree)
+    for place in unknown_places(text):
+        _log.warning("the driver's build reads a place outside of it", file=str(file), place=place)
+    if moved != text:
+        copy.write_bytes(moved)
+    return moved != text
 
 
 def _make(build: Build, tree: Path, commands: Commands, log: Path, progress: Optional[Progress]) -> None:

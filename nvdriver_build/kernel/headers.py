@@ -97,16 +97,16 @@ def _near(release: str, installed: dict[str, Path]) -> str:
 def installed_kernels(root: Path) -> dict[str, Path]:
     """The build trees below `root`, by kernel release: what is installed counts, not what a file says."""
     found = {}
-    links = (folder / "build" for folder in _inside(root, "lib/modules").glob("*"))
-    for tree in (*links, *_inside(root, "usr/src/kernels").glob("*")):
-        inside = _inside(root, str(tree.relative_to(root)))
-        release = _read_release(inside)
+    links = (folder / "build" for folder in inside(root, "lib/modules").glob("*"))
+    for tree in (*links, *inside(root, "usr/src/kernels").glob("*")):
+        place = inside(root, str(tree.relative_to(root)))
+        release = _read_release(place)
         if release is not None:
-            found[release] = inside
+            found[release] = place
     return found
 
 
-def _inside(root: Path, name: str) -> Path:
+def inside(root: Path, name: str) -> Path:
     """Where `name` leads with `root` as the image's own root: no link leads out of it."""
     place, rest, links = root, list(Path(name).parts[::-1]), 0
     while rest:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pytest
+import structlog
 from attrs import evolve
 from kernel_trees import CONFIG, RELEASE, RHEL_COMPILER, build_tree
 from sample_driver import CORE_OBJECTS, MODULES, make_sample_driver
@@ -32,6 +34,8 @@ echo "$@" >> {folder}/strip
 """
 ALL_BUILT = "for name in nvidia nvidia-uvm nvidia-modeset nvidia-drm; do echo module > $name.ko; done\n"
 FOUR = MODULES[:4]
+OFA = "/usr/src/ofa_kernel"
+NAMING_MOFED = ("conftest.sh", "nvidia-peermem/nvidia-peermem.Kbuild")
 OTHER = Compiler("gcc-12", "gcc 12.2.0", same=False, mismatch=True)
 
 
@@ -153,6 +157,9 @@ def test_source_is_linked_not_written(bench: Bench, sample: Path) -> None:
     for name in bench.build.source.names:
         if name in CORE_OBJECTS:
             assert (tree / name).read_text() == "stripped\n"
+        elif name in NAMING_MOFED:
+            text = (bench.build.source.root / name).read_text()
+            assert (tree / name).read_text() == text.replace(OFA, f"{tree}/outside{OFA}")
         else:
             assert (tree / name).is_symlink()
             assert (tree / name).resolve() == bench.build.source.root / name
@@ -160,6 +167,45 @@ def test_source_is_linked_not_written(bench: Bench, sample: Path) -> None:
     strips = (bench.folder / "strip").read_text().splitlines()
     assert [line.split()[0] for line in strips] == ["--strip-debug"] * (len(CORE_OBJECTS) + len(FOUR))
     assert not [line for line in strips if line.split()[-1].startswith(str(sample)) and "-o" not in line]
+
+
+def test_what_other_modules_export(bench: Bench) -> None:
+    """nvidia-peermem's build finds MOFED's exports where conftest.sh looks, below its own folder."""
+    bench.build = evolve(bench.build, modules=("nvidia-peermem",), symvers="rows\n")
+    bench.programs("echo module > nvidia-peermem.ko\n")
+    bench.run()
+    symvers = bench.work / f"tree/outside{OFA}/default/Module.symvers"
+    assert symvers.read_text() == "rows\n"
+    assert f"KBUILD_EXTRA_SYMBOLS={symvers}" in bench.argv
+    assert "NV_EXCLUDE_KERNEL_MODULES=nvidia nvidia-uvm nvidia-modeset nvidia-drm" in bench.argv
+
+
+def test_nothing_of_mofed_in_other_builds(bench: Bench) -> None:
+    """Where a build looks for MOFED without being given one, nothing is."""
+    bench.run()
+    assert not (bench.work / "tree/outside").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("OTHER := /usr/src/other_kernel/$(ARCH)", "/usr/src/other_kernel/$(ARCH)"),
+        ("OTHER := $(shell ls /var/lib/dkms/other)", "/var/lib/dkms/other"),
+        ("# as in /usr/src/other", None),
+        ("OTHER := $(KERNEL)/usr/src/other", None),
+        ("OTHER := /usr/src/ofa_kernel/extra", None),
+    ],
+)
+def test_places_that_are_not_known(sample: Path, tmp_path: Path, line: str, told: Optional[str]) -> None:
+    """A driver whose build reads another fixed place is told to be such, by file and place."""
+    source = Path(shutil.copytree(sample, tmp_path / "source"))
+    bench = Bench(tmp_path / "bench", source)
+    with (bench.build.source.root / "nvidia/nvidia.Kbuild").open("a") as file:
+        file.write(f"{line}\n")
+    with structlog.testing.capture_logs() as logs:
+        bench.run()
+    places = [log["place"] for log in logs if "reads a place outside" in log["event"]]
+    assert places == ([told] if told else [])
 
 
 def test_debug_info_strips_nothing(bench: Bench) -> None:

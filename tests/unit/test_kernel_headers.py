@@ -11,7 +11,7 @@ from trees import Link, write_tree
 
 from nvdriver_build.errors import HeadersError, HeadersMismatch
 from nvdriver_build.kernel import find_headers, target_from_headers
-from nvdriver_build.kernel.headers import _inside, installed_kernels
+from nvdriver_build.kernel.headers import inside, installed_kernels
 
 DEBIAN = "6.1.0-9-amd64"
 RT = "5.14.0-427.13.1.el9_4.x86_64+rt"
@@ -263,4 +263,4 @@ def test_links_lead_where_a_chroot_leads(tmp_path: Path) -> None:
     os.close(writer)
     wanted = [root / line.lstrip("/") for line in os.read(reader, 65536).decode().split("\n")]
     os.close(reader)
-    assert [_inside(root, name) for name in names] == wanted
+    assert [inside(root, name) for name in names] == wanted

@@ -1,0 +1,44 @@
+"""Folders at fixed places that NVIDIA's build reads behind one's back, moved into the build folder.
+
+nvidia-peermem.Kbuild and conftest.sh look for MOFED at /usr/src/ofa_kernel and below /var/lib/dkms, newer
+drivers (595) for Tegra's sources too: what lies there would be in the modules and not in their key. The build
+sees copies of these files that look below its own folder, where only what we put is.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Iterator
+
+MOFED = "/usr/src/ofa_kernel"
+FIXED = (MOFED, "/var/lib/dkms/mlnx-ofed-kernel", "/usr/src/nvidia/nvidia-public")
+_OUTSIDE = "outside"
+_BUILD_FILE = re.compile(r"(^|/)(conftest\.sh|Makefile|Kbuild|[^/]+\.(Kbuild|mk))$")
+_PLACE = re.compile(
+    r"^[^#\n]*?((?<![\w)}])/(?:usr/src|var/lib)/(?:[\w./*-]|\$\(\w+\)|\$\{\w+\})*)", re.MULTILINE
+)
+
+
+def place_in(tree: Path, path: str) -> Path:
+    """Where the build folder `tree` has what the driver looks for at the absolute `path`."""
+    return tree / _OUTSIDE / path.lstrip("/")
+
+
+def is_build_file(name: str) -> bool:
+    """Whether make or the shell read this file of a driver's source."""
+    return bool(_BUILD_FILE.search(name))
+
+
+def redirect(text: bytes, tree: Path) -> bytes:
+    """The text of a build file with every fixed place moved into `tree`; equal where it names none."""
+    for path in FIXED:
+        text = text.replace(path.encode(), str(place_in(tree, path)).encode())
+    return text
+
+
+def unknown_places(text: bytes) -> Iterator[str]:
+    """Other fixed places that lines of a build file name, comments aside."""
+    for match in _PLACE.finditer(text.decode("utf-8", "replace")):
+        if not match.group(1).startswith(FIXED):
+            yield match.group(1)
