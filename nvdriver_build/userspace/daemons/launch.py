@@ -14,7 +14,7 @@ from attrs import frozen
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import LoadError
 from nvdriver_build.files import remove
-from nvdriver_build.userspace.daemons.processes import GRACE, alive, end, marked, named_in
+from nvdriver_build.userspace.daemons.processes import GRACE, alive, end, marked, named_in, pid_in
 from nvdriver_build.userspace.daemons.settings import write_settings
 from nvdriver_build.userspace.daemons.table import Daemon
 
@@ -47,7 +47,8 @@ class Launcher:
         One that runs already, from a run of ours that was killed, is ended first: how it was configured and
         what state it is in cannot be told. A failed start leaves nothing running.
         """
-        self.end(daemon)
+        if self.end(daemon):
+            raise LoadError(f"{daemon.program} runs already, and does not end", hint=daemon.hint)
         if daemon.config:
             write_settings(self.root / daemon.config, self.settings)
         said = _Said.of(daemon, self.root)
@@ -65,7 +66,7 @@ class Launcher:
         while time.monotonic() < until:
             self._pause()
             if not alive(process):
-                raise said.error(f"{daemon.program} (pid {process.pid}) ended right after its start")
+                raise _ended(process.pid, said)
         _log.info("daemon started", daemon=daemon.program, pid=process.pid)
         return process
 
@@ -88,10 +89,13 @@ class Launcher:
     def _wait_for(self, daemon: Daemon, said: _Said) -> psutil.Process:
         until = time.monotonic() + self.pid_patience
         while (process := self.running(daemon)) is None:
+            pid = pid_in(self.root / daemon.pid_file)
+            if pid is not None:
+                raise _ended(pid, said)
             if time.monotonic() > until:
                 raise said.error(
-                    f"{daemon.program} said that it started, but {self.root / daemon.pid_file} names no "
-                    f"process of it after {self.pid_patience:g} s"
+                    f"{daemon.program} said that it started, but wrote no pid to "
+                    f"{self.root / daemon.pid_file} within {self.pid_patience:g} s"
                 )
             self._pause()
         return process
@@ -105,18 +109,18 @@ class Launcher:
         """The daemon that its pid file names, if it lives."""
         return named_in(self.root / daemon.pid_file, daemon.program)
 
-    def end(self, daemon: Daemon) -> None:
-        """End it where it runs, whoever of us started it, and remove its pid file."""
+    def end(self, daemon: Daemon) -> tuple[psutil.Process, ...]:
+        """End it where it runs, whoever of us started it, and remove its pid file; what does not end."""
         named = self.running(daemon)
         found = set(marked(daemon.program, f"{_MARK}={self.root}")) | ({named} if named else set())
         left = end(found, self.grace)
-        for process in sorted(found, key=lambda process: process.pid):
-            if process in left:
-                _log.warning("daemon does not end", daemon=daemon.program, pid=process.pid)
-            else:
-                _log.info("daemon stopped", daemon=daemon.program, pid=process.pid)
+        for process in left:
+            _log.warning("daemon does not end", daemon=daemon.program, pid=process.pid)
+        for process in found.difference(left):
+            _log.info("daemon stopped", daemon=daemon.program, pid=process.pid)
         if not left:
             remove(self.root / daemon.pid_file)
+        return left
 
 
 @frozen
@@ -149,3 +153,7 @@ def _lines(file: Path, start: int) -> list[str]:
         opened.seek(max(size - 4096, start if start <= size else 0))
         return opened.read().decode("utf-8", "replace").splitlines()
     return []
+
+
+def _ended(pid: int, said: _Said) -> LoadError:
+    return said.error(f"{said.daemon.program} (pid {pid}) ended right after its start")

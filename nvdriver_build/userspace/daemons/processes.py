@@ -1,8 +1,8 @@
 """A daemon's process: found, looked at, ended; never another one that has its pid by now.
 
 A pid in a file proves nothing: /run/nvidia-fabricmanager is the node's and outlives the pod, and with hostPID
-the pid may be anybody's since. A process counts where the kernel's name for it, which is that of the program
-that it executed, script or not (fs/exec.c, `begin_new_exec`), is the daemon's.
+the pid may be anybody's since. A process counts where the program that it executes is the daemon's, or the
+kernel's name for it, which is the name of what was executed, for a script too (fs/exec.c, `begin_new_exec`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,25 @@ GRACE = 5.0
 """Seconds from SIGTERM to SIGKILL, and from there until it is told; NVIDIA's container waits as long."""
 
 
-def named_in(pid_file: Path, program: str) -> Optional[psutil.Process]:
-    """The living process of `program` whose pid `pid_file` holds; None for all else that it may hold.
+def pid_in(pid_file: Path) -> Optional[int]:
+    """The pid that a file holds; None where there is none.
 
     Only its first line counts: nvidia-persistenced writes over a longer one without cutting it.
     """
     try:
         with pid_file.open("rb") as file:
             pid = _PID.match(file.read(64))
-        process = psutil.Process(int(pid.group())) if pid else None
-    except (OSError, psutil.NoSuchProcess):
+    except OSError:
+        return None
+    return int(pid.group()) if pid else None
+
+
+def named_in(pid_file: Path, program: str) -> Optional[psutil.Process]:
+    """The living process of `program` whose pid `pid_file` holds; None for all else that it may hold."""
+    pid = pid_in(pid_file)
+    try:
+        process = psutil.Process(pid) if pid is not None else None
+    except psutil.NoSuchProcess:
         return None
     return process if process is not None and _executes(process, program) else None
 
@@ -51,7 +60,8 @@ def marked(program: str, mark: str) -> Iterator[psutil.Process]:
 
 def _executes(process: psutil.Process, program: str) -> bool:
     try:
-        return process.name()[:_COMM] == program[:_COMM] and alive(process)
+        is_it = process.name()[:_COMM] == program[:_COMM] or Path(process.exe()).name == program
+        return is_it and alive(process)
     except psutil.Error:
         return False
 

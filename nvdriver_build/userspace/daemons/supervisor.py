@@ -137,17 +137,17 @@ class Supervisor:
         """Somebody may have started it anew; else plan to do so."""
         watched.process = self._launcher.running(watched.daemon)
         if watched.process is None:
-            self._plan(watched, f"{watched.daemon.program} (pid {process.pid}) died")
+            self._plan(watched, f"pid {process.pid} died")
 
     def _plan(self, watched: _Watched, why: str) -> None:
-        now = time.monotonic()
+        name, now, most = watched.daemon.program, time.monotonic(), len(self.pauses)
         watched.restarts = [moment for moment in watched.restarts if now - moment < WINDOW]
         count = len(watched.restarts)
-        if count >= len(self.pauses):
-            watched.why = f"{why}; it was started again {count} times in {WINDOW:g} s and now stays down"
-            _log.error("daemon stays down", daemon=watched.daemon.program, why=watched.why)
+        if count >= most:
+            watched.why = f"{name} stays down after {count} restarts in {WINDOW:g} s: {why}"
+            _log.error("daemon stays down", daemon=name, why=watched.why)
             return
-        watched.why = f"{why}; start {count + 1} of at most {len(self.pauses)} follows"
+        watched.why = f"{name} is down, restart {count + 1} of at most {most} follows: {why}"
         watched.due = now + self.pauses[count]
         watched.restarts.append(watched.due)
-        _log.warning("daemon is down", daemon=watched.daemon.program, why=watched.why)
+        _log.warning("daemon is down", daemon=name, why=watched.why)
