@@ -127,7 +127,14 @@ class Apt:
     def download(self, packages: Sequence[Package], folder: Path) -> None:
         """Fetch and check the packages into `folder`."""
         names = [f"{p.name}{'' if p.arch == 'all' else ':' + p.arch}={p.version}" for p in packages]
-        run(["apt-get", "-q", "download", *names], self._env, folder)
+        if names:
+            run(["apt-get", "-q", "download", *names], self._env, folder)
+
+    def download_closure(self, names: Sequence[str], folder: Path) -> None:
+        """Fetch and check the packages and all that they depend on."""
+        (folder / "partial").mkdir(parents=True)
+        options = ["--no-install-recommends", "--download-only", "-o", f"Dir::Cache::archives={folder}"]
+        run(["apt-get", "-q", "-y", *options, "install", *names], self._env)
 
 
 def _sources(repositories: List[Tuple[str, str]], arches: Sequence[str]) -> str:

@@ -1,0 +1,185 @@
+"""Build the driver image of one driver version.
+
+    scripts/build-image --driver-version V --run-file F --sha256 S     with NVIDIA's user space
+    scripts/build-image --driver-version V --source DIR_OR_TARBALL     kernel modules only
+
+On UBI 9 minimal, which --base replaces. --base-rootfs takes a folder as the base: a root file system with
+python3, bash, kmod, mount, procps and openssl, so that nothing is fetched. --toolkit takes a Driver
+Toolkit image and gives the image of the one-container way, which builds the modules in itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence
+
+import bundle
+
+from nvdriver_build import __version__
+from nvdriver_build.commands import SystemCommands
+from nvdriver_build.errors import NvdriverError, SourceError, UsageError
+from nvdriver_build.files import sha256_file
+from nvdriver_build.source import OPEN, PROPRIETARY, Source, open_source
+
+ROOT = bundle.ROOT
+CONTAINER = ROOT / "container"
+FOLDERS = {OPEN: "kernel-open", PROPRIETARY: "kernel"}
+"""The folders of an unpacked .run."""
+
+
+def main() -> int:
+    given = arguments()
+    os.umask(0o022)
+    try:
+        with tempfile.TemporaryDirectory(prefix="build-image-") as work:
+            context = Path(work) / "context"
+            lay_out(context, given)
+            if given.base_rootfs:
+                given.base = import_root(given.builder, given.base_rootfs)
+            build(context, given)
+    except NvdriverError as error:
+        print(f"build-image: error: {error.message}", file=sys.stderr)
+        print(f"build-image: hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"build-image: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("build-image", description=__doc__, formatter_class=layout)
+    parser.add_argument("--driver-version", required=True, metavar="V")
+    driver = parser.add_mutually_exclusive_group(required=True)
+    driver.add_argument("--run-file", type=Path, metavar="FILE")
+    driver.add_argument("--source", type=Path, metavar="DIR", help="NVIDIA's unpacked source, or its tarball")
+    parser.add_argument("--sha256", default="", help="of the .run file, which is executed")
+    base = parser.add_mutually_exclusive_group()
+    base.add_argument("--base", metavar="IMAGE")
+    base.add_argument("--base-rootfs", type=Path, metavar="DIR")
+    base.add_argument("--toolkit", metavar="IMAGE")
+    parser.add_argument("--tag", metavar="T", help="default: localhost/nvdriver-build:V")
+    parser.add_argument(
+        "--builder", default=default_builder(), metavar="PROGRAM", help="default: %(default)s"
+    )
+    given = parser.parse_args()
+    if bool(given.run_file) != bool(given.sha256):
+        parser.error("--run-file and --sha256 belong together: the file is a program that is executed")
+    given.tag = given.tag or f"localhost/nvdriver-build:{given.driver_version}"
+    return given
+
+
+def default_builder() -> str:
+    return "podman" if shutil.which("podman") or not shutil.which("buildah") else "buildah"
+
+
+def lay_out(context: Path, given: argparse.Namespace) -> None:
+    """The build context: the bundle, the programs, the driver."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    bundle.bundle(context / "bundle", cache / "nvdriver-build/wheels", epoch())
+    (context / "bin").mkdir()
+    for name in ("nvdriver-build", "nvidia-driver", "ocp_dtk_entrypoint"):
+        shutil.copy(CONTAINER / name, context / "bin")
+    for path in (*CONTAINER.glob("install-*"), *CONTAINER.glob("Containerfile*"), ROOT / "LICENSE"):
+        shutil.copy(path, context)
+    (context / "driver").mkdir()
+    if given.run_file:
+        add_run(given.run_file, given.sha256, context / "driver")
+    else:
+        add_trees(given.source, given.driver_version, context / "driver")
+
+
+def epoch() -> int:
+    return int(os.environ.get("SOURCE_DATE_EPOCH") or bundle.OLDEST_ZIP)
+
+
+def add_run(run_file: Path, expected: str, folder: Path) -> None:
+    copy = folder / "driver.run"
+    shutil.copyfile(run_file, copy)
+    found = sha256_file(copy)
+    if found != expected.lower():
+        raise SourceError(
+            f"{run_file} has the sha256 {found}, not {expected}",
+            hint="compare it with the sum that NVIDIA publishes",
+        )
+
+
+def add_trees(place: Path, version: str, folder: Path) -> None:
+    """The kernel trees of a source, open and proprietary where both are there, without build products."""
+    with tempfile.TemporaryDirectory(prefix="build-image-") as work:
+        for source in sources(place, Path(work)):
+            if source.version != version:
+                raise SourceError(
+                    f"{place} is driver {source.version}, not {version}", hint="give its --driver-version"
+                )
+            for name in source.names:
+                copy = folder / FOLDERS[source.kind] / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source.root / name, copy)
+
+
+def sources(place: Path, work: Path) -> Iterator[Source]:
+    """What `place` has of the two kinds; the error of opening it where it has none."""
+    if place.suffix == ".run":
+        raise UsageError(f"{place} is a .run file", hint="give it as --run-file, with its --sha256")
+    errors = []
+    for kind in FOLDERS:
+        try:
+            yield open_source(place, kind, work / kind, SystemCommands(os.environ.get("PATH", "")))
+        except SourceError as error:
+            errors.append(error)
+    if len(errors) == len(FOLDERS):
+        raise errors[0]
+
+
+def import_root(builder: str, root: Path) -> str:
+    """An image of a root file system: podman import takes a tar, buildah none."""
+    name = "localhost/nvdriver-build-base:latest"
+    if Path(builder).name != "podman":
+        raise UsageError(f"{builder} cannot import a root file system", hint="use --builder podman")
+    pack = ["tar", "--numeric-owner", "-C", str(root), "-c", "."]
+    with subprocess.Popen(pack, stdout=subprocess.PIPE) as tar:
+        subprocess.run([builder, "import", "-q", "-", name], stdin=tar.stdout, stdout=sys.stderr, check=True)
+    if tar.returncode:
+        raise subprocess.CalledProcessError(tar.returncode, pack)
+    return name
+
+
+def build(context: Path, given: argparse.Namespace) -> None:
+    values = {
+        "BASE_IMAGE": given.toolkit or given.base,
+        "DRIVER_VERSION": given.driver_version,
+        "RUN_SHA256": given.sha256.lower(),
+        "VERSION": __version__,
+        "REVISION": revision(),
+    }
+    file = "Containerfile.dtk" if given.toolkit else "Containerfile"
+    argv = [given.builder, "build", "--timestamp", str(epoch()), "--format", "oci", "--layers=false"]
+    argv += ["--file", str(context / file), "--tag", given.tag]
+    argv += [word for name, value in values.items() if value is not None for word in ("--build-arg", f"{name}={value}")]
+    subprocess.run([*argv, *offline(given.base_rootfs), str(context)], check=True, stdout=sys.stderr)
+    print(given.tag)
+
+
+def offline(base_rootfs: Optional[Path]) -> Sequence[str]:
+    """A local root file system has all that is needed: no network, and nothing is pulled."""
+    return ("--network=none", "--pull=never") if base_rootfs else ()
+
+
+def revision() -> str:
+    argv: List[str] = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
