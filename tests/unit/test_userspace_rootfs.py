@@ -241,6 +241,22 @@ def test_mounts_below_a_bare_place_go(tmp_path: Path) -> None:
 
 
 @needs_root
+def test_root_that_is_covered_goes_too(tmp_path: Path) -> None:
+    """What somebody mounted on top of a root goes first, since it hides what is mounted in the root."""
+    place = tmp_path / "run" / "driver"
+
+    def host() -> None:
+        shared_folder(tmp_path / "run")
+        before = mountinfo()
+        up(place)
+        mount("-t", "tmpfs", "cover", place)
+        assert down(place) is True
+        assert mountinfo() == before
+
+    in_host(host)
+
+
+@needs_root
 def test_crash_between_any_two_steps_leaves_a_whole_root_or_none(tmp_path: Path) -> None:
     """The shell that takes the steps dies before each of them; what is there is none or whole, then one."""
     place, log = tmp_path / "run" / "driver", tmp_path / "log"
