@@ -52,6 +52,9 @@ if told("hang-late"):
 os.write(done, b"1")
 if told("die"):
     os._exit(5)
+if told("die-soon"):
+    time.sleep(0.15)
+    os._exit(5)
 while True:
     signal.pause()
 """
@@ -75,7 +78,7 @@ class FakeDaemon:
         program.chmod(0o755)
 
     def plan(self, word: str, *, on: bool = True) -> None:
-        """What it does at its next start: fail, hang, hang-late, no-pid, die, deaf, log."""
+        """What it does at its next start: fail, hang, hang-late, no-pid, die, die-soon, deaf, log."""
         file = self.root / "plan" / f"{self.program}.{word}"
         file.parent.mkdir(exist_ok=True)
         file.touch() if on else file.unlink()

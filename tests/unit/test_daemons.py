@@ -226,6 +226,7 @@ def test_daemon_started_anew_by_another_hand(root: Path, persistenced: FakeDaemo
             r"said that it started, but wrote no pid to .*persistenced.pid within 1 s:\n  looking for GPUs$",
         ),
         ("die", r"\(pid \d+\) ended right after its start"),
+        ("die-soon", r"\(pid \d+\) ended right after its start"),
     ],
 )
 def test_daemon_that_does_not_start(root: Path, persistenced: FakeDaemon, word: str, message: str) -> None:
@@ -292,7 +293,7 @@ def test_signal_during_the_start(root: Path, persistenced: FakeDaemon) -> None:
 
 def test_stop_during_a_restart(root: Path, persistenced: FakeDaemon) -> None:
     """A restart that hangs does not hold up the end, and leaves nothing."""
-    supervisor = make(root)
+    supervisor = make(root, grace=5.0)
     supervisor.start()
     persistenced.plan("hang-late")
     os.kill(persistenced.pid, signal.SIGKILL)
