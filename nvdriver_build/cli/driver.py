@@ -16,12 +16,12 @@ from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import Config, host_modules, read_config
 from nvdriver_build.loader.host import Host, driver_modules
 from nvdriver_build.loader.kernel_log import KernelLog
-from nvdriver_build.loader.unload import require_unused
-from nvdriver_build.loader.unload import unload as unload_driver
 from nvdriver_build.node.getting import Ways
 from nvdriver_build.node.life import Node
-from nvdriver_build.readiness import Readiness
+from nvdriver_build.node.userland import NodeUserland, Places
+from nvdriver_build.readiness import Features, Readiness
 from nvdriver_build.toolkit import Shared, Sidecar
+from nvdriver_build.userspace.daemons import Supervisor
 
 _QUIET = 10.0
 """Seconds without a heartbeat after which `status` says so; there is one a second."""
@@ -40,18 +40,21 @@ def _node(config: Config, flag: StopFlag, progress: BuildProgress) -> Node:
         flag.check()
         readiness.beat()
 
-    commands = SystemCommands(config.path, check)
+    commands, leaving = SystemCommands(config.path, check), SystemCommands(config.path, readiness.beat)
+    host = host_of(config)
+    supervisor = Supervisor(host, leaving, fabric_manager_config=config.fabric_manager)
     return Node(
         config=config,
-        host=host_of(config),
+        host=host,
         machine=os.uname().machine,
         commands=commands,
-        leaving=SystemCommands(config.path, readiness.beat),
+        leaving=leaving,
         journal=KernelLog().follow,
         stop=flag.check,
         progress=progress,
         readiness=readiness,
         ways=Ways(config, commands, _sidecar(config, check)),
+        userland=NodeUserland(host, commands, leaving, supervisor, Places(config.driver_root)),
     )
 
 
@@ -60,7 +63,12 @@ def _sidecar(config: Config, check: Callable[[], None]) -> Optional[Sidecar]:
 
 
 def _readiness(config: Config) -> Readiness:
-    return Readiness(config.run_dir, validates=config.announce_driver_ready, driver_root=config.driver_root)
+    return Readiness(
+        config.run_dir,
+        features=Features(rdma=config.rdma),
+        validates=config.announce_driver_ready,
+        driver_root=config.driver_root,
+    )
 
 
 @click.command()
@@ -88,13 +96,9 @@ def load(folder: Path) -> None:
 def unload() -> None:
     """Withdraw readiness, then unload the driver; exit 16 naming the holders if it is in use."""
     config = read_config()
-    readiness = _readiness(config)
-    with readiness.owned():
-        readiness.withdraw()
-        require_unused(host_of(config))
-        readiness.forget()
-        names = unload_driver(host_of(config), SystemCommands(config.path))
-        readiness.clear()
+    names = driver_modules(host_of(config))
+    with BuildProgress() as progress:
+        _node(config, StopFlag(), progress).uninstall()
     say(f"unloaded: {', '.join(names) or 'nothing was loaded'}")
 
 

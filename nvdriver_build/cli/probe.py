@@ -17,7 +17,8 @@ _SMI_LIMIT = 20.0
 def probe(what: str) -> None:
     """Exit 0 or 1, with one line why."""
     config = read_config()
-    files, host = readiness.Readiness(config.run_dir), Host()
+    features = readiness.Features(rdma=config.rdma)
+    files, host = readiness.Readiness(config.run_dir, features=features), Host()
     if what == "startup":
         verdict = readiness.startup(files, host, lambda: _nvidia_smi(config.path))
     elif what == "liveness":

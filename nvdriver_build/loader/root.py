@@ -1,6 +1,6 @@
 """The private module root: what modprobe gets to see in place of the host's /lib/modules.
 
-    ROOT/lib/modules/R/updates/     links to our modules
+    ROOT/lib/modules/R/updates/     copies of our modules: SELinux lets no module be loaded from everywhere
     ROOT/lib/modules/R/kernel/...   links to the in-tree modules that they need, and no others
     ROOT/lib/modules/R/modules.*    of depmod, over these few (a whole tree takes it seconds)
     ROOT/lib -> usr/lib             some builds of kmod look in one, some in the other
@@ -13,8 +13,9 @@ every run makes it anew, so nothing is forced to the disk.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Iterable, Mapping, Optional, Sequence
+from typing import Collection, Iterable, Mapping, Optional, Sequence
 
 from attrs import frozen
 
@@ -54,17 +55,19 @@ def prepare_root(
     commands: Commands,
     *,
     parameters: Optional[Parameters] = None,
+    others: Collection[str] = (),
 ) -> ModuleRoot:
     """Make the root of `modules` at `place`, which is replaced; `tree` is the host's lib/modules/R.
 
+    `others` are modules that others load in place of in-tree ones (MOFED's): no file here is theirs.
     LoadError where an in-tree module is needed and missing, or where depmod fails.
     """
     in_tree = read_in_tree(tree)
-    needed = required_files(modules, in_tree)
+    needed = required_files(modules, in_tree, others)
     helpers = {name: files for name in HELPERS if (files := in_tree.files_of(name))}
     with private_folder(place.parent) as private:
         folder = _layout(private, release)
-        _link_ours(folder / "updates", modules)
+        _copy_ours(folder / "updates", modules)
         _link_in_tree(folder, in_tree, (*needed, *(file for files in helpers.values() for file in files)))
         publish(private / "modprobe.d" / "nvdriver-build.conf", modprobe_options(parameters or {}))
         _depmod(private, folder, release, modules, commands)
@@ -81,11 +84,10 @@ def _layout(private: Path, release: str) -> Path:
     return folder
 
 
-def _link_ours(folder: Path, modules: Sequence[ModuleFacts]) -> None:
+def _copy_ours(folder: Path, modules: Sequence[ModuleFacts]) -> None:
     folder.mkdir()
     for facts in modules:
-        path = Path(facts.path).absolute()
-        (folder / path.name).symlink_to(path)
+        shutil.copyfile(facts.path, folder / Path(facts.path).name)
 
 
 def _link_in_tree(folder: Path, tree: InTree, files: Iterable[str]) -> None:

@@ -25,6 +25,7 @@ from nvdriver_build.loader.unload import require_unused, unload
 from nvdriver_build.node.getting import Ways
 from nvdriver_build.node.look import Kernel, look
 from nvdriver_build.node.status import Reporter
+from nvdriver_build.node.userland import Userland, undo_quietly
 from nvdriver_build.obtain import require_fit
 from nvdriver_build.readiness import Readiness
 from nvdriver_build.sets import ModuleSet, open_set
@@ -36,9 +37,10 @@ _log = structlog.get_logger()
 
 @frozen
 class Loadable:
-    """A set that is ready to load; `digest` names it together with its parameters."""
+    """A set that is ready to load, with its parameters; `digest` names both together."""
 
     root: ModuleRoot
+    parameters: Parameters
     digest: str
 
     @property
@@ -64,6 +66,8 @@ class Node:
     progress: Callable[[int, int, float], None]
     readiness: Readiness
     ways: Ways
+    userland: Userland
+    modules: Path = Path("/run/nvdriver-build/modules")
     pause: Callable[[float], None] = time.sleep
 
     def run(self) -> None:
@@ -83,6 +87,7 @@ class Node:
                 report.failed(error)
                 raise
             finally:
+                undo_quietly(self.userland)
                 # What cannot be cleared must not hide what ended us.
                 with contextlib.suppress(UsageError):
                     self.readiness.clear()
@@ -104,6 +109,8 @@ class Node:
         loadable = self.make_ready(report)
         with self._stage(report, "load"):
             self._load(loadable, report)
+        with self._stage(report, "start"):
+            self.userland.after_load(loadable.root)
         with self._stage(report, "ready"):
             self._announce(loadable, report)
         return loadable
@@ -113,6 +120,7 @@ class Node:
         with self._stage(report, "look"):
             self.ways.prepare()
             self._require_gpu()
+            self.userland.require_supported()
             kernel = look(self.config, self.host, self.machine, describe=self.ways.describe)
             _log.info(
                 "kernel", release=kernel.running.release, proof=kernel.proof.by, why=kernel.proof.detail
@@ -155,32 +163,31 @@ class Node:
         parameters, notices = for_modules(read_parameters(self.config.parameters), facts)
         for notice in notices:
             _log.warning(notice)
-        place = self.config.run_dir / "nvdriver-build" / "modules"
         root = prepare_root(
-            place, kernel.running.release, facts, kernel.tree, self.commands, parameters=parameters
+            self.modules, kernel.running.release, facts, kernel.tree, self.commands, parameters=parameters
         )
         report.tell(modules=dict(root.build_ids))
-        digest = self.config.config_digest or _digest(module_set.key, parameters)
-        return Loadable(root, digest)
+        return Loadable(root, parameters, _digest(module_set.key, parameters))
 
     def _load(self, loadable: Loadable, report: Reporter) -> None:
         """Attach where the same set is live with the same parameters; else unload what is there, and load."""
         if self._is_loaded(loadable):
+            self.userland.before_load(loadable.parameters)
             report.tell(origin="loaded")
             _log.info("attached: the same set is live already")
             return
         if driver_modules(self.host):
             _log.info("another driver is loaded: unloading it")
-            self._unload()
+            self.leave()
+        self.userland.before_load(loadable.parameters)
         result = load(loadable.build_ids, loadable.root, self.commands, self.host, self.journal)
         for notice in result.notices:
             _log.warning(notice)
         _log.info("loaded", seconds={name: round(seconds, 3) for name, seconds in result.seconds.items()})
 
     def _is_loaded(self, loadable: Loadable) -> bool:
-        """Build ids say which set it is; the digest, kept as long as it is loaded, its parameters."""
-        state = self.readiness.state
-        same = state.is_file() and state.read_text(errors="replace").strip() == loadable.digest
+        """Build ids say which set it is; the digests, kept as long as it is loaded, its parameters."""
+        same = self.readiness.holds(loadable.digest, self.config.config_digest)
         return same and not missing(self.host, loadable.build_ids)
 
     def _announce(self, loadable: Loadable, report: Reporter, *, restore: bool = False) -> None:
@@ -188,7 +195,8 @@ class Node:
         if lost:
             raise LoadError(f"not ready: {'; '.join(lost)}", hint="something unloaded the driver meanwhile")
         report.tell(ready=True, error=None)
-        self.readiness.announce(report.status, digest=loadable.digest, restore=restore)
+        self.readiness.keep(loadable.digest, self.config.config_digest)
+        self.readiness.announce(report.status, restore=restore)
 
     def _watch(self, loadable: Loadable, report: Reporter) -> None:
         """Until a signal: no readiness while a module is lost, readiness again once it is back."""
@@ -196,7 +204,7 @@ class Node:
         was_confirmed = False
         while True:
             self.stop()
-            lost = missing(self.host, loadable.build_ids)
+            lost = (*missing(self.host, loadable.build_ids), *self.userland.down())
             if lost and report.status.ready:
                 was_confirmed = self.readiness.withdraw()
                 error = LoadError(f"the driver is not whole: {'; '.join(lost)}", hint="restart the pod")
@@ -230,16 +238,20 @@ class Node:
             self._load(loadable, report)
 
     def leave(self) -> None:
-        """Unload the driver; InUseError, naming the holders, where it is in use."""
+        """Take the driver away, and all that came with it; InUseError, naming the holders, where it is used."""
+        self.userland.undo()
         if driver_modules(self.host):
-            self._unload()
+            # The state file holds until the driver goes: after a refusal the next run can still attach.
+            require_unused(self.host)
+            self.readiness.forget()
+            names = unload(self.host, self.leaving)
+            _log.info("unloaded", modules=names)
+        self.userland.clean()
 
-    def _unload(self) -> None:
-        # The state file holds until the driver goes: after a refusal the next run can still attach.
-        require_unused(self.host)
-        self.readiness.forget()
-        names = unload(self.host, self.leaving)
-        _log.info("unloaded", modules=names)
+    def uninstall(self) -> None:
+        """Leave a node as if no driver had been there; InUseError where it is in use."""
+        with self._owned():
+            self.leave()
 
 
 def _digest(key: str, parameters: Parameters) -> str:

@@ -5,6 +5,7 @@
     validations/.driver-ctr-ready         by the startup probe; by us only after a loss that was mended
     validations/driver-ready              by us only where nobody validates
     nvidia-driver.state                   the configuration's digest while that driver is loaded
+    nvdriver-build/loaded                 the digest of what is loaded: the set's key and its parameters
     nvdriver-build/status.json, heartbeat for `status` and `probe`
 
 /run/nvidia is a tmpfs of the node, so nothing outlives a boot. A process that is killed leaves what it had
@@ -84,6 +85,11 @@ class Readiness:
         return self.run_dir / "nvidia-driver.state"
 
     @property
+    def loaded(self) -> Path:
+        """The file with the digest of what is loaded."""
+        return self.run_dir / "nvdriver-build" / "loaded"
+
+    @property
     def pid_file(self) -> Path:
         """The locked file with the owner's pid."""
         return self.run_dir / "nvidia-driver.pid"
@@ -145,14 +151,12 @@ class Readiness:
             except OSError:
                 raise error from None
 
-    def announce(self, status: Status, *, digest: Optional[str] = None, restore: bool = False) -> None:
+    def announce(self, status: Status, *, restore: bool = False) -> None:
         """Announce that every module is live, Ready last of all.
 
-        `digest` is that of the configuration. `restore` writes `.driver-ctr-ready` too, after a loss: the
-        startup probe, which wrote it first, runs no more after its first success.
+        `restore` writes `.driver-ctr-ready` too, after a loss: the startup probe, which wrote it first, runs
+        no more after its first success.
         """
-        if digest is not None:
-            self._write(self.state, digest + "\n")
         if restore:
             self.write_ctr_ready()
         if self.validates:
@@ -160,10 +164,20 @@ class Readiness:
         self.write_status(evolve(status, ready=True))
         self._write(self.daemons_status, READY + "\n")
 
+    def keep(self, digest: str, configured: Optional[str]) -> None:
+        """Write down what is loaded: `digest` is ours, `configured` the operator's, which others read."""
+        self._write(self.loaded, digest + "\n")
+        self._write(self.state, (configured or digest) + "\n")
+
+    def holds(self, digest: str, configured: Optional[str]) -> bool:
+        """Whether what is loaded was written down with both of these digests."""
+        return (_read(self.loaded), _read(self.state)) == (digest, configured or digest)
+
     def forget(self) -> None:
-        """Drop the digest of the configuration: the driver that it speaks of is about to go."""
+        """Drop the digests: the driver that they speak of is about to go."""
         with _translated(self.state):
             self.state.unlink(missing_ok=True)
+            self.loaded.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Withdraw, and leave nothing on which a later driver could stumble; people keep status.json."""

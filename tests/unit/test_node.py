@@ -12,6 +12,7 @@ import pytest
 import structlog
 from fake_host import FakeHost
 from fake_toolchain import SYSTEM_PATH, FakeToolchain
+from fake_userland import FakeUserland
 from kernel_trees import RELEASE
 from trees import write_tree
 
@@ -43,6 +44,7 @@ class Rig:
         for name in NAMES:
             self.node.module(name, planned=True)
         self.seen: List[Any] = []
+        self.userland = FakeUserland()
         self.run_dir = root / "run"
 
     @property
@@ -80,6 +82,8 @@ class Rig:
             progress=lambda *_: None,
             readiness=self.readiness,
             ways=Ways(config, commands),
+            userland=self.userland,
+            modules=self.root / "modules",
             pause=lambda _: None,
         )
 
@@ -104,6 +108,7 @@ def assert_clean(rig: Rig) -> None:
     assert list((rig.root / "run/validations").iterdir()) == []
     assert not rig.readiness.pid_file.exists()
     assert not rig.readiness.state.exists()
+    assert not rig.userland.up
 
 
 def test_life_from_nothing_to_nothing(rig: Rig) -> None:
@@ -122,11 +127,14 @@ def test_life_from_nothing_to_nothing(rig: Rig) -> None:
         "exact",
         "999.10.01",
     )
-    assert list(status.timings) == ["look", "obtain", "prepare", "load", "ready"]
+    assert list(status.timings) == ["look", "obtain", "prepare", "load", "start", "ready"]
     assert set(status.modules) == set(NAMES)
     order = [line.split()[-1] for line in rig.node.ran]
     assert (order[:4], set(order[4:7]), order[7:]) == (list(NAMES), set(NAMES) - {"nvidia"}, ["nvidia"])
     assert_clean(rig)
+    calls = rig.userland.calls
+    assert calls[:3] == ["require_supported", "before_load", "after_load"]
+    assert calls.index("undo") < calls.index("clean")
 
 
 def test_signal_at_every_step_leaves_nothing(rig: Rig) -> None:
@@ -144,6 +152,51 @@ def test_signal_at_every_step_leaves_nothing(rig: Rig) -> None:
 def _stop_at(last: int, number: int) -> None:
     if number == last:
         raise Stopped(15)
+
+
+def test_lost_daemon_takes_readiness_away_until_it_is_back(rig: Rig) -> None:
+    """A daemon that is down is told in the status, and Ready comes back with it."""
+    seen: List[Any] = []
+
+    def at(_: int) -> None:
+        if rig.readiness.ready and not seen:
+            rig.userland.lost = ("nvidia-persistenced (pid 7) died",)
+            seen.append("down")
+        elif seen == ["down"] and rig.readiness.announced == "NotReady":
+            status = rig.readiness.read_status()
+            assert status is not None and status.error is not None
+            seen.append(status.error["message"])
+            rig.userland.lost = ()
+        elif len(seen) == 2 and rig.readiness.ready:
+            raise Stopped(15)
+
+    rig.life(at).run()
+    assert seen[1] == "the driver is not whole: nvidia-persistenced (pid 7) died"
+    assert_clean(rig)
+
+
+def test_attaches_only_to_what_both_digests_name(rig: Rig) -> None:
+    """After a kill: same set, parameters and DRIVER_CONFIG_DIGEST attach; if one differs, it is loaded anew."""
+    digest = {"DRIVER_CONFIG_DIGEST": "1234"}
+
+    def killed() -> None:
+        raise KeyboardInterrupt  # as near to SIGKILL as a test gets: what follows is not part of `run`
+
+    def start(**settings: str) -> int:
+        before = len(rig.node.ran)
+        kept = (rig.readiness.loaded.read_text(), rig.readiness.state.read_text()) if before else None
+        with contextlib.suppress(KeyboardInterrupt):
+            rig.life(rig.stop_when_ready(killed), **settings).run()
+        assert kept is None or kept
+        return len([line for line in rig.node.ran[before:] if line.startswith("modprobe")])
+
+    assert start(**digest) == 4
+    assert rig.readiness.state.read_text() == "1234\n", "the driver manager reads the operator's digest there"
+    assert start(**digest) == 0
+    assert start(DRIVER_CONFIG_DIGEST="5678") == 4
+    assert start(DRIVER_CONFIG_DIGEST="5678") == 0
+    write_tree(rig.root / "drivers", {"nvidia.conf": "NVreg_A=1\n"})
+    assert start(DRIVER_CONFIG_DIGEST="5678") == 4, "a changed file counts although the operator's digest is the same"
 
 
 def test_lost_module_takes_readiness_away_until_it_is_back(rig: Rig) -> None:

@@ -49,7 +49,8 @@ def there(files: Readiness) -> dict[str, str]:
 
 def test_announced_driver_has_the_contracts_files(files: Readiness) -> None:
     """State, status and Ready; `.driver-ctr-ready` is the startup probe's, `driver-ready` the validator's."""
-    files.announce(LIVE, digest="1234")
+    files.keep("ours", "1234")
+    files.announce(LIVE)
     found = there(files)
     assert json.loads(found.pop("nvdriver-build/status.json")) == {
         "schema": 1,
@@ -67,7 +68,11 @@ def test_announced_driver_has_the_contracts_files(files: Readiness) -> None:
         "since": None,
         "error": None,
     }
-    assert found == {"nvidia-driver.state": "1234\n", "validations/.driver-daemons-status": "Ready\n"}
+    assert found == {
+        "nvidia-driver.state": "1234\n",
+        "nvdriver-build/loaded": "ours\n",
+        "validations/.driver-daemons-status": "Ready\n",
+    }
 
 
 def test_ready_files_are_as_others_write_them(files: Readiness) -> None:
@@ -88,13 +93,15 @@ def test_ready_files_are_as_others_write_them(files: Readiness) -> None:
 def test_withdrawn_driver_is_not_ready(files: Readiness) -> None:
     """NotReady stands, the ready files are gone, and whether the startup probe had succeeded is told."""
     ours = evolve(files, validates=True)
-    ours.announce(LIVE, digest="1", restore=True)
+    ours.keep("ours", "1")
+    ours.announce(LIVE, restore=True)
     assert ours.withdraw() is True
     assert ours.withdraw() is False
     found = there(ours)
     assert found["validations/.driver-daemons-status"] == "NotReady\n"
     assert set(found) == {
-        "nvdriver-build/status.json", "nvidia-driver.state", "validations/.driver-daemons-status"
+        "nvdriver-build/status.json", "nvdriver-build/loaded", "nvidia-driver.state",
+        "validations/.driver-daemons-status",
     }  # fmt: skip
     status = ours.read_status()
     assert status is not None
@@ -114,7 +121,7 @@ def test_stale_readiness_of_a_crash_is_withdrawn(files: Readiness) -> None:
 def test_way_out_leaves_nothing_to_stumble_over(files: Readiness) -> None:
     """Only status.json stays: a NotReady that stayed would keep an older driver from ever starting."""
     with files.owned():
-        files.announce(LIVE, digest="1", restore=True)
+        files.announce(LIVE, restore=True)
         files.beat()
         files.forget()
         files.clear()
@@ -135,7 +142,7 @@ def test_full_disk_does_not_keep_readiness(small_disk: Path) -> None:
 def test_folder_that_cannot_be_written_to_is_told(read_only_disk: Path) -> None:
     """A missing mount of /run/nvidia is wrong configuration, with a hint, for each of the files."""
     files = Readiness(read_only_disk)
-    for act in (files.withdraw, files.clear, lambda: files.announce(LIVE, digest="1")):
+    for act in (files.withdraw, files.clear, lambda: files.announce(LIVE)):
         with pytest.raises(UsageError, match="cannot be written: Read-only file system") as caught:
             act()
         assert "hostPath" in (caught.value.hint or "")
@@ -326,10 +333,10 @@ def life(files: Readiness, modules: Path) -> None:
     with ours.owned():
         ours.withdraw()
         modules.mkdir(exist_ok=True)
-        ours.announce(LIVE, digest="1")
+        ours.announce(LIVE)
         ours.write_ctr_ready()
         was_there = ours.withdraw()
-        ours.announce(LIVE, digest="1", restore=was_there)
+        ours.announce(LIVE, restore=was_there)
         ours.beat()
         ours.withdraw()
         ours.forget()
@@ -385,8 +392,12 @@ def test_ready_is_the_last_word_and_not_ready_the_first(files: Readiness) -> Non
         rest = (ours.ctr_ready, ours.driver_ready, ours.state)
         return all(path.exists() for path in rest) and status is not None and status.ready
 
+    def announce() -> None:
+        ours.keep("ours", "1")
+        ours.announce(LIVE, restore=True)
+
     step = 1
-    while killed_at(step, lambda: ours.announce(LIVE, digest="1", restore=True)):
+    while killed_at(step, announce):
         assert not ours.ready or complete()
         step += 1
     assert step > 5
@@ -394,7 +405,7 @@ def test_ready_is_the_last_word_and_not_ready_the_first(files: Readiness) -> Non
     step = 1
     while killed_at(step, ours.withdraw):
         assert not ours.ready or complete()
-        ours.announce(LIVE, digest="1", restore=True)
+        ours.announce(LIVE, restore=True)
         step += 1
     assert step > 3
     assert not ours.ready

@@ -93,7 +93,7 @@ def test_real_driver_lives_on_a_real_kernel(
         }  # fmt: skip
         status = node.status()
         assert (status["ready"], status["fit"], status["origin"]) == (True, "exact", "store")
-        assert set(status["timings"]) == {"look", "obtain", "prepare", "load", "ready"}
+        assert set(status["timings"]) == {"look", "obtain", "prepare", "load", "start", "ready"}
         assert status["proof"].startswith("build: UTS_VERSION equals uname -v")
         assert node.command("probe readiness").code == 0
 
@@ -116,7 +116,7 @@ def test_real_driver_lives_on_a_real_kernel(
         assert vm.run(f"cat {RUN}/validations/.driver-daemons-status").stdout == "NotReady\n"
         assert "nvidia_drm is not loaded" in node.status()["error"]["message"]
         assert node.command("probe readiness").code == 1
-        vm.run(f"modprobe -d {RUN}/nvdriver-build/modules nvidia-drm")
+        vm.run("modprobe -d /run/nvdriver-build/modules nvidia-drm")
         node.await_ready()
         assert ".driver-ctr-ready" in node.readiness_files(), "restored: the probe runs no more"
 
@@ -124,7 +124,8 @@ def test_real_driver_lives_on_a_real_kernel(
         assert node.loaded() == ""
         assert node.readiness_files() == ""
         left = vm.run(f"ls -A {RUN}").stdout.split()
-        assert left == ["nvdriver-build", "validations"], "neither pid nor state file stays"
+        assert left == ["driver", "nvdriver-build", "validations"], "neither pid nor state file stays"
+        assert vm.run(f"ls -A {RUN}/driver").stdout == "", "no root file system is mounted"
 
 
 def test_killed_run_is_taken_over_and_a_used_driver_is_told(
