@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Iterator, List
 
+import psutil
 import pytest
 import structlog
 from attrs import evolve
@@ -411,6 +413,24 @@ def test_another_process_with_its_pid_is_never_signalled(
             assert stranger.poll() is None
         finally:
             stranger.kill()
+
+
+def test_daemon_that_names_itself_otherwise_is_known_by_its_program(tmp_path: Path) -> None:
+    """A daemon may give its main thread another name (prctl(2), PR_SET_NAME); its program is the proof."""
+    program = tmp_path / "nv-fabricmanager"
+    shutil.copy("/bin/sh", program)
+    script = "printf fm_main >/proc/$$/comm; echo ready; read end"
+    with subprocess.Popen((program, "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as daemon:
+        assert daemon.stdin is not None
+        assert daemon.stdout is not None
+        daemon.stdout.readline()
+        (tmp_path / "pid").write_text(f"{daemon.pid}\n")
+        assert psutil.Process(daemon.pid).name() == "fm_main"
+        found = named_in(tmp_path / "pid", "nv-fabricmanager")
+        assert found is not None
+        assert found.pid == daemon.pid
+        assert named_in(tmp_path / "pid", "nvidia-persistenced") is None
+        daemon.stdin.close()
 
 
 def test_stop_without_anything_is_quiet(root: Path) -> None:
