@@ -39,7 +39,7 @@ def find_compiler(target: KernelTarget, commands: Commands, *, allow_mismatch: b
     names = _candidates(wanted)
     others = []
     for command in names:
-        text = _text(command, commands)
+        text = compiler_text(command, commands)
         if text is not None:
             found = _compare(command, text, wanted)
             if not found.mismatch:
@@ -78,7 +78,8 @@ def _candidates(wanted: str) -> list[str]:
     return list(dict.fromkeys(name for name in names if re.fullmatch(r"[A-Za-z0-9_.+-]+", name)))
 
 
-def _text(command: str, commands: Commands) -> Optional[str]:
+def compiler_text(command: str, commands: Commands) -> Optional[str]:
+    """The first line of a compiler's `--version`; None where it does not run."""
     try:
         finished = commands.run([command, "--version"], timeout=10)
     except CommandError:

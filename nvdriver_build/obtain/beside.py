@@ -12,13 +12,14 @@ from attrs import evolve
 from nvdriver_build.build import Progress, copy_modules
 from nvdriver_build.commands import Commands
 from nvdriver_build.errors import StoreError, ToolkitError
+from nvdriver_build.files import remove
 from nvdriver_build.kernel import Headers, KernelTarget
 from nvdriver_build.obtain.fitting import require_fit
 from nvdriver_build.obtain.wish import Elsewhere, Obtained, Wish, modules_to_build
 from nvdriver_build.sets import MANIFEST, Recipe, explain_miss, open_set
 from nvdriver_build.source import open_source
 from nvdriver_build.store import Store
-from nvdriver_build.toolkit import Order, Shared
+from nvdriver_build.toolkit import SAME_VERSION, Order, Shared
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -36,6 +37,7 @@ def fetch(
         except (OSError, StoreError) as error:
             if isinstance(error, OSError) and error.errno in FULL:  # the store's to tell
                 raise
+            remove(folder)  # or the other end would find it again, and see nothing wrong with a link
             raise ToolkitError(
                 f"what the Driver Toolkit delivered in {folder} cannot be taken: {error}",
                 hint="only the two containers of the pod may write there; the next run has it built anew",
@@ -44,7 +46,7 @@ def fetch(
             raise ToolkitError(
                 f"the Driver Toolkit delivered another set than was ordered: "
                 f"{explain_miss(recipe, [made.manifest.recipe])}",
-                hint="both containers of the pod must run the same version: delete the pod",
+                hint=SAME_VERSION,
             )
         fit = require_fit(made, wish.target, wish.signatures_enforced)
         return Obtained(store.add(place, recipe.key), fit, "built")

@@ -16,9 +16,9 @@ it is ever executed. Either end may start first, die at any moment and come back
 it names the attempt that was asked for, and a new instance begins with the request that it finds.
 """
 
-from nvdriver_build.toolkit.documents import Order
+from nvdriver_build.toolkit.documents import SAME_VERSION, Order
 from nvdriver_build.toolkit.driver_end import Sidecar
 from nvdriver_build.toolkit.shared import Shared
 from nvdriver_build.toolkit.toolkit_end import Server
 
-__all__ = ["Order", "Server", "Shared", "Sidecar"]
+__all__ = ["SAME_VERSION", "Order", "Server", "Shared", "Sidecar"]

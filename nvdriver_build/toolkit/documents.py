@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Mapping, Optional, TypeVar
@@ -20,10 +21,13 @@ SCHEMA = 1
 HEADERS, BUILD, NOTHING = "headers", "build", "nothing"
 """What can be asked for: a description of a kernel, a set, or no more than to stand by."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LIMIT = 4 * 1024 * 1024
+_LIMIT = 1024 * 1024
 """Bytes that a document may have."""
+EXCERPT = 16 * 1024
+"""Characters of a message that cross: what a compiler says may be of any length."""
 _ID = r"[0-9a-f]{16}"
 """Ids become names of folders."""
+SAME_VERSION = "both containers of the pod must run the same version: delete the pod"
 _T = TypeVar("_T")
 _UNREADABLE = (
     OSError,
@@ -76,6 +80,7 @@ class Introduction:
     kernel: Optional[str] = None
     rt_kernel: Optional[str] = None
     rhel: Optional[str] = None
+    compiler: Optional[str] = None
     installed: Optional[Mapping[str, str]] = None
     """The kernels that it has headers of, with their flavours."""
     schema: int = SCHEMA
@@ -118,7 +123,7 @@ def read(path: Path, kind: type[_T]) -> Optional[_T]:
     if content.get("schema") != SCHEMA:
         raise ToolkitError(
             f"{path} has schema {content.get('schema')!r}, this program ({__version__}) knows {SCHEMA}",
-            hint="both containers of the pod must run the same version: delete the pod",
+            hint=SAME_VERSION,
         )
     try:
         return cattrs.structure(content, kind)
@@ -129,7 +134,7 @@ def read(path: Path, kind: type[_T]) -> Optional[_T]:
 def read_raw(path: Path) -> Optional[Mapping[str, Any]]:
     """The object in a file, whatever it says; None where there is no file; ToolkitError where it is none."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             content = json.loads(file.read(_LIMIT))
     except FileNotFoundError:
         return None
@@ -138,6 +143,11 @@ def read_raw(path: Path) -> Optional[Mapping[str, Any]]:
     if not isinstance(content, dict):
         raise _damaged(path, "no object")
     return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """No link is followed, and no pipe of that name is waited for."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _damaged(path: Path, why: str) -> ToolkitError:

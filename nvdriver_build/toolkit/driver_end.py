@@ -13,7 +13,7 @@ import structlog
 from attrs import define, field
 
 from nvdriver_build.errors import ToolkitError
-from nvdriver_build.files import private_folder, publish, publish_folder
+from nvdriver_build.files import private_folder, publish, publish_folder, remove, sha256_tree
 from nvdriver_build.kernel import Headers
 from nvdriver_build.kernel.toolkit import ToolkitRelease
 from nvdriver_build.source import Source
@@ -21,6 +21,7 @@ from nvdriver_build.toolkit.documents import (
     BUILD,
     HEADERS,
     NOTHING,
+    SAME_VERSION,
     Introduction,
     Order,
     Request,
@@ -89,7 +90,7 @@ class Sidecar:
         if result.key != order.recipe.key:
             raise ToolkitError(
                 f"the toolkit's end built {result.key}, asked for was {order.recipe.key}",
-                hint="both containers of the pod must run the same version: delete the pod",
+                hint=SAME_VERSION,
             )
         return self.shared.store / "sets" / result.key
 
@@ -104,8 +105,9 @@ class Sidecar:
         """Put the kernel tree into the shared folder, whole, unless it is there."""
         place = self.shared.source(digest)
         with self._usable():
-            if place.is_dir():
+            if _is_whole(place, source, digest):
                 return
+            remove(place)
             with private_folder(place.parent) as private:
                 for name in source.names:
                     self.check()
@@ -115,8 +117,9 @@ class Sidecar:
                 publish_folder(private / "tree", place, durable=False)
 
     def _ask(self, request: Request, progress: Optional[Progress] = None) -> Result:
-        """Publish a request and wait for its own result."""
+        """Publish a request and wait for its own result; whatever is there before belongs to nobody."""
         with self._usable():
+            self.shared.result.unlink(missing_ok=True)
             write(self.shared.request, request)
         watch = _Watch(self, Listener(self.shared.toolkit_beat))
         with Pulse(self.shared.driver_beat, self.instance):
@@ -142,6 +145,14 @@ class Sidecar:
                 f"the folder shared with the Driver Toolkit, {self.shared.root}, cannot be used: {error}",
                 hint="both containers mount one emptyDir there, with about 1 GiB of space",
             ) from error
+
+
+def _is_whole(place: Path, source: Source, digest: str) -> bool:
+    """Whether the tree is there already. Bytes count: a node that lost its power may have kept a part."""
+    try:
+        return sha256_tree(place, source.names) == digest
+    except OSError:
+        return False
 
 
 @define

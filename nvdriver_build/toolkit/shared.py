@@ -95,12 +95,16 @@ class Pulse:
         self._thread.join()
 
     def _run(self) -> None:
+        lost = False
         while not self._end.is_set():
             self._beat = evolve(self._beat, count=self._beat.count + 1)
             try:
                 write(self._path, self._beat)
-            except OSError as error:  # a full volume: the other end notices the silence, too
-                _log.warning("no sign of life can be given", reason=str(error))
+                lost = False
+            except Exception as error:  # a full volume, say: the other end notices the silence, too
+                if not lost:
+                    _log.warning("no sign of life can be given", reason=str(error))
+                lost = True
             self._end.wait(BEAT)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 import time
@@ -14,17 +15,19 @@ from attrs import define, evolve, field
 from nvdriver_build import __version__
 from nvdriver_build.build.log import tail
 from nvdriver_build.commands import Commands, SystemCommands
-from nvdriver_build.errors import NvdriverError, ToolkitError
+from nvdriver_build.errors import BuildError, NvdriverError, ToolkitError
 from nvdriver_build.files import private_folder, publish_folder, remove
 from nvdriver_build.kernel import Headers, KernelTarget, find_headers, target_from_headers
+from nvdriver_build.kernel.compiler import compiler_text
 from nvdriver_build.kernel.config import parse_config
 from nvdriver_build.kernel.headers import installed_kernels
 from nvdriver_build.kernel.target import flavour
 from nvdriver_build.kernel.toolkit import ToolkitRelease, read_toolkit_release
 from nvdriver_build.toolkit.documents import (
-    BUILD,
+    EXCERPT,
     HEADERS,
     NOTHING,
+    SAME_VERSION,
     Introduction,
     Order,
     Request,
@@ -39,7 +42,7 @@ IDLE = 0.2
 """Seconds between two looks for a request: one stat(2)."""
 TAIL = 40
 """Lines of a build's log that go with a failure."""
-EXCERPT = (
+DESCRIPTION = (
     "Module.symvers",
     ".config",
     "include/generated/utsrelease.h",
@@ -73,11 +76,13 @@ class Server:
     _current: Optional[Request] = None
     _pulse: Optional[Pulse] = None
     _listener: Optional[Listener] = None
-    _told: bool = False
+    _silent: bool = False
+    _stuck: bool = False
 
     def serve(self) -> None:
         """Serve requests until `commands.check` raises."""
-        self._persist(self._introduce)
+        introduction = self._introduction()
+        self._persist(lambda: write(self.shared.introduction, introduction))
         while True:
             request = self._next()
             if request is None:
@@ -88,25 +93,24 @@ class Server:
             elif not self._is_answered(request):
                 self._serve(request)
 
-    def _introduce(self) -> None:
-        """Say who this is: what the image says of itself, and what is really there."""
+    def _introduction(self) -> Introduction:
+        """Who this is: what the image says of itself, and what is really there."""
         release: Optional[ToolkitRelease] = None
         try:
             release = read_toolkit_release(self.root)
         except NvdriverError as error:  # every request is refused with this later on, by its own name
             _log.warning(error.message)
         installed = dict(_flavours(self.root))
-        _log.info("this toolkit", kernels=installed, release_file=release)
-        write(
-            self.shared.introduction,
-            Introduction(
-                self.instance,
-                __version__,
-                kernel=release.kernel if release else None,
-                rt_kernel=release.rt_kernel if release else None,
-                rhel=release.rhel if release else None,
-                installed=installed,
-            ),
+        compiler = compiler_text("gcc", self.commands)
+        _log.info("this toolkit", kernels=installed, release_file=release, compiler=compiler)
+        return Introduction(
+            self.instance,
+            __version__,
+            kernel=release.kernel if release else None,
+            rt_kernel=release.rt_kernel if release else None,
+            rhel=release.rhel if release else None,
+            compiler=compiler,
+            installed=installed,
         )
 
     def _next(self) -> Optional[Request]:
@@ -119,20 +123,26 @@ class Server:
             return None
         self._seen = (stat.st_ino, stat.st_mtime_ns)
         try:
-            return read(self.shared.request, Request)
+            request = read(self.shared.request, Request)
+            if request is not None and request.tool != __version__:
+                raise ToolkitError(
+                    f"the driver's end is nvdriver-build {request.tool}, the toolkit's end {__version__}",
+                    hint=SAME_VERSION,
+                )
         except ToolkitError as error:
             self._refuse(error)
             return None
+        return request
 
     def _refuse(self, error: ToolkitError) -> None:
         """Answer a request of another version of this program by its id, which every version has."""
-        _log.error(error.message, hint=error.hint)
-        try:
+        attempt = None
+        with contextlib.suppress(ToolkitError):
             attempt = (read_raw(self.shared.request) or {}).get("attempt")
-        except ToolkitError:
-            return
         if isinstance(attempt, str):
-            self._persist(lambda: self._answer(Result(attempt, self.instance, error=error.document())))
+            self._answer_soon(Result(attempt, self.instance, error=error.document()))
+        if not self._stuck:
+            _log.error(error.message, hint=error.hint)
 
     def _is_answered(self, request: Request) -> bool:
         try:
@@ -143,7 +153,7 @@ class Server:
 
     def _serve(self, request: Request) -> None:
         _log.info("asked for", what=request.what, kernel=request.kernel_release, attempt=request.attempt)
-        self._current, self._told = request, False
+        self._current, self._silent = request, False
         self._listener = Listener(self.shared.driver_beat)
         try:
             with Pulse(self.shared.toolkit_beat, self.instance) as self._pulse:
@@ -151,9 +161,9 @@ class Server:
                 self._persist(lambda: self._answer(evolve(result, attempt=self._attempt)))
         except _Superseded:
             _log.info("superseded by another request")
-            self._seen = None
         finally:
             self._current = self._pulse = None
+            self._seen = None  # our answer may have hidden that of a request which came meanwhile
 
     @property
     def _attempt(self) -> str:
@@ -168,17 +178,21 @@ class Server:
                 return Result(request.attempt, self.instance)
             return Result(request.attempt, self.instance, self._build(request))
         except NvdriverError as error:
-            _log.error(error.message, hint=error.hint)
-            return Result(request.attempt, self.instance, None, error.document(), self._tail(request))
+            return self._failed(request, error)
         except Exception as error:  # whoever asked must not wait for an answer that never comes
             told = ToolkitError(f"{type(error).__name__}: {error}", hint=_hint(error, self.shared.root))
-            _log.error(told.message, hint=told.hint)
-            return Result(request.attempt, self.instance, None, told.document(), self._tail(request))
+            return self._failed(request, told)
+
+    def _failed(self, request: Request, error: NvdriverError) -> Result:
+        _log.error(error.message, hint=error.hint)
+        document = {**error.document(), "message": error.message[:EXCERPT]}
+        log = self._tail(request) if isinstance(error, BuildError) else ""
+        return Result(request.attempt, self.instance, None, document, log)
 
     def _build(self, request: Request) -> str:
         order = request.order
-        if order is None or request.what != BUILD:
-            raise ToolkitError(f"the request asks for {request.what!r}", hint="delete the pod")
+        if order is None:
+            raise ToolkitError("the request is to build, but has no order", hint=SAME_VERSION)
         commands = evolve(self.commands, check=self._check)
         headers = find_headers(self.root, order.recipe.kernel_release)
         return self.build(order, headers, target_from_headers(headers), commands, self._show)
@@ -188,7 +202,7 @@ class Server:
         headers = find_headers(self.root, request.kernel_release)
         place = self.shared.headers / request.attempt
         with private_folder(place.parent) as private:
-            for source, names in ((headers.output, EXCERPT), (headers.sources, (_VERMAGIC,))):
+            for source, names in ((headers.output, DESCRIPTION), (headers.sources, (_VERMAGIC,))):
                 for name in names:
                     if (source / name).is_file():
                         copy = private / "excerpt" / name
@@ -210,21 +224,28 @@ class Server:
         if request is not None and self._current is not None:
             self._meanwhile(request, self._current)
         if self._listener is not None:
-            self._listener.listen()
-            if self._listener.silence > SILENT and not self._told:
-                self._told = True
-                _log.warning("the driver's end is silent: the work goes on, it may come back for it")
+            self._listen(self._listener)
+
+    def _listen(self, listener: Listener) -> None:
+        if listener.listen():
+            _log.warning("the driver's end was restarted")
+        silent = listener.silence > SILENT
+        if silent and not self._silent:
+            _log.warning("the driver's end is silent: the work goes on, it may come back for it")
+        elif self._silent and not silent:
+            _log.info("the driver's end is there again")
+        self._silent = silent
 
     def _meanwhile(self, request: Request, current: Request) -> None:
         """A driver that came back asks for headers first, then for what is being built: both are served."""
         building, wanted = current.order, request.order
+        if request.attempt == current.attempt:  # touched, no more
+            return
         if building is not None and request.what == HEADERS:
-            self._describe(request)
-            self._answer(Result(request.attempt, self.instance))
+            self._answer_soon(self._result(request))
         elif building is not None and wanted is not None and wanted.recipe == building.recipe:
             _log.info("asked for the same again: going on", attempt=request.attempt)
             self._current = request
-            self._told = False
         else:
             raise _Superseded
 
@@ -239,15 +260,28 @@ class Server:
         write(self.shared.result, result)
         _log.info("answered", attempt=result.attempt, key=result.key, failed=result.error is not None)
 
+    def _answer_soon(self, result: Result) -> None:
+        """Answer, or have the request looked at again: the work that goes on may be what fills the volume."""
+        if not self._write(lambda: self._answer(result)):
+            self._seen = None
+
     def _persist(self, act: Callable[[], None]) -> None:
         """Do it once the volume takes it: a full one is freed at times, and giving up would not free it."""
-        while True:
-            try:
-                return act()
-            except OSError as error:
+        while not self._write(act):
+            self.commands.check()
+            time.sleep(IDLE)
+
+    def _write(self, act: Callable[[], None]) -> bool:
+        """Whether the volume takes it; said once where it does not."""
+        try:
+            act()
+        except OSError as error:
+            if not self._stuck:
                 _log.error("the shared folder takes nothing", reason=str(error))
-                self.commands.check()
-                time.sleep(IDLE)
+            self._stuck = True
+            return False
+        self._stuck = False
+        return True
 
 
 def _hint(error: Exception, folder: Path) -> str:
