@@ -163,7 +163,8 @@ def build(context: Path, given: argparse.Namespace) -> None:
     file = "Containerfile.dtk" if given.toolkit else "Containerfile"
     argv = [given.builder, "build", "--timestamp", str(epoch()), "--format", "oci", "--layers=false"]
     argv += ["--file", str(context / file), "--tag", given.tag]
-    argv += [word for name, value in values.items() if value is not None for word in ("--build-arg", f"{name}={value}")]
+    for name, value in values.items():
+        argv += ["--build-arg", f"{name}={value}"] if value is not None else []
     subprocess.run([*argv, *offline(given.base_rootfs), str(context)], check=True, stdout=sys.stderr)
     print(given.tag)
 

@@ -18,7 +18,7 @@ _BASE = (
 )
 ROOTS = {
     "toolkit": f"{_BASE} binutils gawk gcc-12 libelf-dev make",
-    "node": _BASE,
+    "node": f"{_BASE} libc-bin libglvnd0",
 }
 """What is asked of apt: `toolkit` has what the Driver Toolkit has, `node` what a driver image needs."""
 _MERGED = ("bin", "sbin", "lib", "lib64")

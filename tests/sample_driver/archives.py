@@ -68,12 +68,13 @@ def pack(root: Path, archive: Path) -> Path:
 def pack_run(root: Path, run: Path, version: str) -> Path:
     """Make the self-extracting file `run` of the folder `root`, as NVIDIA's: `sh RUN -x --target DIR`.
 
-    It refuses a target that exists, an unknown option (exit 1) and a damaged payload (exit 2).
+    It refuses a target that exists, an unknown option (exit 1) and a damaged payload (exit 2). Equal
+    folders give equal files.
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:xz", preset=1) as tar:
         for entry in sorted(root.iterdir()):
-            tar.add(entry, arcname=entry.name)
+            tar.add(entry, arcname=entry.name, filter=_of_no_time)
     payload = buffer.getvalue()
     header = _RUN_HEADER.replace("@VERSION@", version)
     header = header.replace("@MD5@", hashlib.md5(payload).hexdigest())
@@ -81,6 +82,11 @@ def pack_run(root: Path, run: Path, version: str) -> Path:
     run.write_bytes(header.encode() + payload)
     run.chmod(0o755)
     return run
+
+
+def _of_no_time(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.mtime, member.uid, member.gid, member.uname, member.gname = 0, 0, 0, "root", "root"
+    return member
 
 
 def pack_escaping(archive: Path, way: str) -> Path:

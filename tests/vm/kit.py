@@ -49,6 +49,10 @@ class Kit:
     def source(self, role: str) -> Path:
         return Path(self.document["sources"][role])
 
+    def root(self, role: str) -> Path:
+        """A root file system; links in it are absolute within it."""
+        return Path(self.document["roots"][role])
+
     @property
     def busybox(self) -> Path:
         return Path(self.document["tools"]["busybox"])

@@ -1,0 +1,73 @@
+"""podman, the stand-in Driver Toolkits and the driver images for the tests of this folder and of pods."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Callable, Iterator, List
+
+import filelock
+import pytest
+from podman_rig import Podman
+from real_build import CACHE
+from sample_driver.user_space import RunFile, make_run_file
+from standin import toolkit_root
+from vm.kit import load_kit
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    """All that starts containers runs in one worker: podman's storage has one user at a time."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and "podman" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.podman)
+            item.add_marker(pytest.mark.xdist_group("podman"))
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[Podman]:
+    """podman with a storage of its own; containers, pods and volumes are gone at the end."""
+    if os.geteuid() != 0 or not shutil.which("podman") or not shutil.which("runc"):
+        pytest.skip("needs root, podman and runc")
+    rig = Podman(CACHE / "podman")
+    rig.folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{rig.folder}.lock"):
+        rig.set_up()
+        yield rig
+        rig.clean()
+
+
+@pytest.fixture(scope="session")
+def toolkit() -> Callable[[str], Path]:
+    """The root of a stand-in Driver Toolkit, by the name of a variant of standin.py."""
+    return toolkit_root
+
+
+@pytest.fixture(scope="session")
+def base_image(podman: Podman) -> str:
+    """An image of Debian packages, with what a driver image needs of its base."""
+    return podman.base_image(load_kit("node").root("node"))
+
+
+@pytest.fixture(scope="session")
+def run_file(tmp_path_factory: pytest.TempPathFactory) -> RunFile:
+    """The sample driver as a .run whose installer writes down its flags."""
+    return make_run_file(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def sample_image(podman: Podman, base_image: str, run_file: RunFile) -> str:
+    """The driver image of the sample driver, from a .run."""
+    words = ("--run-file", run_file.path, "--sha256", run_file.sha256, "--driver-version", run_file.version)
+    return podman.driver_image("sample", run_file.sha256 + base_image, "--base", base_image, *words)
+
+
+@pytest.fixture(scope="session")
+def driver_image(podman: Podman, base_image: str, real_source: Path) -> str:
+    """The driver image of the real open driver, from its source tree: no user space."""
+    version = re.search(r'NV_VERSION_STRING=\\"([\d.]+)', (real_source / "Kbuild").read_text())
+    assert version is not None
+    words = ("--source", real_source, "--driver-version", version[1])
+    return podman.driver_image("real", f"{real_source} {base_image}", "--base", base_image, *words)
