@@ -170,9 +170,11 @@ def _refuse_unknown(given: Mapping[str, str]) -> None:
     known = {_stem(setting.name): setting.name for setting in _SETTINGS}
     for name in sorted(given):
         if name.startswith(PREFIX) and known.get(_stem(name)) != name:
-            near = difflib.get_close_matches(_stem(name), known, 1)
+            near = difflib.get_close_matches(name, known.values(), 1, 0.9) or [
+                known[stem] for stem in difflib.get_close_matches(_stem(name), known, 1)
+            ]
             ours = ", ".join(each for each in known.values() if each.startswith(PREFIX))
-            hint = f"did you mean {known[near[0]]}?" if near else f"known are {ours}"
+            hint = f"did you mean {near[0]}?" if near else f"known are {ours}"
             raise UsageError(f"unknown setting {name}", hint=hint)  # its value may be a secret
 
 

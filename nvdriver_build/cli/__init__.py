@@ -32,6 +32,7 @@ _COMMANDS = {
     "status": ("driver", "What is loaded, from which set, ready or not."),
     "probe": ("probe", "Exit 0 or 1 with one line why, for Kubernetes."),
     "dtk-build": ("toolkit", "The Driver Toolkit container's end: builds what the driver's asks for."),
+    "peermem": ("peermem", "nvidia-peermem, in a container of its own beside the driver's."),
     "store": ("storage", "The store of module sets."),
     "support-bundle": ("support", "One tar with facts, logs and status, without secrets."),
 }

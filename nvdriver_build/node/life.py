@@ -238,7 +238,7 @@ class Node:
             self._load(loadable, report)
 
     def leave(self) -> None:
-        """Take the driver away, and all that came with it; InUseError, naming the holders, where it is used."""
+        """Take the driver away, and all that came with it; InUseError, with the holders, where it is used."""
         self.userland.undo()
         if driver_modules(self.host):
             # The state file holds until the driver goes: after a refusal the next run can still attach.

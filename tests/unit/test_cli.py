@@ -34,6 +34,8 @@ COMMANDS = (
     "unload",
     "status",
     "probe",
+    "dtk-build",
+    "peermem",
     "store",
     "support-bundle",
 )

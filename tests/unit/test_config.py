@@ -36,6 +36,13 @@ def test_defaults(root_user: None, tmp_path: Path) -> None:
         "run_sha256": None,
         "headers": None,
         "module_tree": None,
+        "toolkit_dir": None,
+        "bundle": Path("/usr/libexec/nvdriver-build"),
+        "image_missing": False,
+        "rhcos_version": None,
+        "rdma": False,
+        "host_mofed": False,
+        "fabric_manager": {},
         "parameters": Path("/drivers"),
         "run_dir": Path("/run/nvidia"),
         "compiler_mismatch": False,
@@ -63,6 +70,12 @@ def test_defaults(root_user: None, tmp_path: Path) -> None:
         ("NVDRIVER_RUN_SHA256", "ab", "run_sha256", "ab"),
         ("NVDRIVER_HEADERS", "/", "headers", Path("/")),
         ("NVDRIVER_MODULE_TREE", "/m", "module_tree", Path("/m")),
+        ("NVDRIVER_TOOLKIT_DIR", "/mnt/shared", "toolkit_dir", Path("/mnt/shared")),
+        ("NVDRIVER_BUNDLE", "/b", "bundle", Path("/b")),
+        ("RHCOS_IMAGE_MISSING", "true", "image_missing", True),
+        ("RHCOS_VERSION", "416.94.202408260940-0", "rhcos_version", "416.94.202408260940-0"),
+        ("GPU_DIRECT_RDMA_ENABLED", "true", "rdma", True),
+        ("USE_HOST_MOFED", "true", "host_mofed", True),
         ("NVDRIVER_PARAMETERS", "/p", "parameters", Path("/p")),
         ("NVDRIVER_RUN_DIR", "/r", "run_dir", Path("/r")),
         ("NVDRIVER_COMPILER_MISMATCH", "allow", "compiler_mismatch", True),
@@ -87,7 +100,8 @@ def test_every_setting_has_a_test() -> None:
     rows = {setting.name for setting in config_room._SETTINGS if setting.field}
     tested = {case[0] for case in test_each_setting_is_read.pytestmark[0].args[1]} - {"PATH"}
     assert tested == rows
-    assert {setting.field for setting in config_room._SETTINGS if setting.field} | {"path"} == {
+    rows = {setting.field for setting in config_room._SETTINGS if setting.field}
+    assert rows | {"path", "fabric_manager"} == {
         field.name for field in attrs.fields(Config)
     }
 
@@ -149,7 +163,7 @@ def test_other_names_are_none_of_ours() -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    ["GDS_ENABLED=true", "GDRCOPY_ENABLED=true", "GPU_DIRECT_RDMA_ENABLED=true", "DRIVER_TYPE=vgpu"],
+    ["GDS_ENABLED=true", "GDRCOPY_ENABLED=true", "DRIVER_TYPE=vgpu"],
 )
 def test_what_is_not_supported_is_told(setting: str) -> None:
     """What another image would have to bring ends with exit 2; switched off it is fine."""
@@ -172,6 +186,14 @@ def test_any_value_is_read_or_told(name: str, value: str) -> None:
         read_config({**ROOT, name: value})
     except UsageError as error:
         assert name in error.message
+
+
+def test_lines_for_the_fabric_manager() -> None:
+    """NVFM_CONFIG_NAME=VALUE comes out by NAME, whatever the value but for a line's end."""
+    given = {"NVFM_CONFIG_FABRIC_MODE": "1", "NVFM_CONFIG_LOG": "$(a 'b\")", "NVFM_CONFIG": "x"}
+    assert read_config({**ROOT, **given}).fabric_manager == {"FABRIC_MODE": "1", "LOG": "$(a 'b\")"}
+    with pytest.raises(UsageError, match="NVFM_CONFIG_A"):
+        read_config({**ROOT, "NVFM_CONFIG_A": "1\nB=2"})
 
 
 def test_store_of_a_user() -> None:

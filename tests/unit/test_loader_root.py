@@ -95,7 +95,7 @@ def test_modprobe_finds_our_modules_and_what_they_need(
 def test_root_holds_what_is_needed_and_nothing_else(
     ours: list[ModuleFacts], tree: Path, tmp_path: Path
 ) -> None:
-    """Ours as copies, the kernel's as links, and none that nobody needs: depmod of a whole tree takes seconds."""
+    """Ours as copies, the kernel's as links, none that nobody needs: depmod of a whole tree takes seconds."""
     root = prepare_root(tmp_path / "root", RELEASE, ours, tree, COMMANDS)
     folder = root.path / "lib/modules" / RELEASE
     files = set(folder.rglob("*.ko*"))
