@@ -26,6 +26,7 @@ from nvdriver_build.node.getting import require_version
 from nvdriver_build.node.look import Kernel, look, source_place
 from nvdriver_build.source import check_archive, open_source
 from nvdriver_build.store import Store
+from nvdriver_build.toolkit import Shared
 
 SPACE = 2 * 1024**3
 """Bytes that a build of the real source needs for a while: an unpacked source and its objects."""
@@ -59,7 +60,7 @@ def examine(
         checks += _compilers(look(config, host, machine), commands, config)
     return (
         *checks,
-        _programs("tools", _BUILD_TOOLS, "install make and binutils", BuildError.exit_code, commands),
+        _builder(config, commands),
         _attempt("space", lambda: _space(config)),
         _capacity(config),
         _loaded(host),
@@ -83,6 +84,26 @@ def _programs(name: str, wanted: Sequence[str], hint: str, code: int, commands: 
     if missing:
         return Check(name, False, f"not on PATH: {', '.join(missing)}", hint, code)
     return Check(name, True, ", ".join(wanted))
+
+
+def _builder(config: Config, commands: Commands) -> Check:
+    """What builds: the programs here, or the toolkit beside us."""
+    if config.toolkit_dir is None:
+        hint = "install make and binutils"
+        return _programs("tools", _BUILD_TOOLS, hint, BuildError.exit_code, commands)
+    if config.image_missing:
+        return Check("toolkit", None, "the cluster has no image of it for this node: only the store serves")
+    return _attempt("toolkit", lambda: _toolkit(Shared(config.toolkit_dir or Path("/"))))
+
+
+def _toolkit(shared: Shared) -> Check:
+    told = shared.introduced()
+    if told is None:
+        return Check("toolkit", None, f"has not said anything in {shared.root} yet")
+    kernels = ", ".join(f"{release} ({flavour})" for release, flavour in (told.installed or {}).items())
+    return Check(
+        "toolkit", True, f"RHEL {told.rhel or 'unknown'}; kernels: {kernels or 'none'}; {told.compiler}"
+    )
 
 
 def _parameters(config: Config) -> str:

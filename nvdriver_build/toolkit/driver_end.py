@@ -22,7 +22,6 @@ from nvdriver_build.toolkit.documents import (
     HEADERS,
     NOTHING,
     SAME_VERSION,
-    Introduction,
     Order,
     Request,
     Result,
@@ -76,7 +75,7 @@ class Sidecar:
         """
         result = self._ask(self._request(HEADERS, release))
         folder = self.shared.headers / result.attempt
-        introduction = read(self.shared.introduction, Introduction)
+        introduction = self.shared.introduced()
         toolkit = None
         if introduction is not None and introduction.kernel is not None:
             toolkit = ToolkitRelease(introduction.kernel, introduction.rt_kernel, introduction.rhel)
@@ -165,9 +164,7 @@ class _Watch:
     _reminded: float = field(factory=time.monotonic)
 
     def look(self, progress: Optional[Progress]) -> None:
-        introduction = read(self.sidecar.shared.introduction, Introduction)
-        if introduction is not None and introduction.error is not None:
-            raise error_of(introduction.error)
+        introduction = self.sidecar.shared.introduced()
         if self.listener.listen():
             _log.warning("the toolkit's end was restarted: it begins anew")
         if self.listener.silence > SILENT:

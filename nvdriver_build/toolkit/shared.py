@@ -11,7 +11,7 @@ import structlog
 from attrs import define, evolve, field, frozen
 
 from nvdriver_build.errors import ToolkitError
-from nvdriver_build.toolkit.documents import Beat, read, write
+from nvdriver_build.toolkit.documents import Beat, Introduction, error_of, read, write
 
 POLL = 0.1
 """Seconds between two looks at what the other end does."""
@@ -67,6 +67,13 @@ class Shared:
     def store(self) -> Path:
         """The store of what was built."""
         return self.root / "store"
+
+    def introduced(self) -> Optional[Introduction]:
+        """Who the toolkit's end is, None before it came; raises what it says why it can serve nobody."""
+        told = read(self.introduction, Introduction)
+        if told is not None and told.error is not None:
+            raise error_of(told.error)
+        return told
 
     def source(self, digest: str) -> Path:
         """A kernel tree."""
