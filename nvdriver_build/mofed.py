@@ -47,6 +47,11 @@ class Mofed:
     symbols: Mapping[str, Symbol] = field(repr=False)
 
     @property
+    def modules(self) -> frozenset[str]:
+        """The canonical names of MOFED's modules, which are no in-tree ones where they are loaded."""
+        return frozenset({owner(symbol) for symbol in self.symbols.values()} - {KERNEL})
+
+    @property
     def sha256(self) -> str:
         """The digest that is part of the recipe of nvidia-peermem."""
         return hashlib.sha256(self.symvers.encode()).hexdigest()
@@ -132,7 +137,7 @@ def parse_mofed(symvers: str, origin: str) -> Mofed:
 
 def with_mofed(target: KernelTarget, mofed: Mofed) -> KernelTarget:
     """The kernel once MOFED's modules have taken the place of the in-tree ones of their names."""
-    replaced = {owner(symbol) for symbol in mofed.symbols.values()} - {KERNEL}
+    replaced = mofed.modules
     kept = {name: symbol for name, symbol in target.symbols.items() if owner(symbol) not in replaced}
     return evolve(target, symbols={**kept, **mofed.symbols})
 

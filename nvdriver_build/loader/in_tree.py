@@ -6,7 +6,7 @@ Files of /lib/modules/R: modules.dep(5), and modules.builtin, a path a line (Doc
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, Mapping, Optional, Sequence
+from typing import Collection, Iterator, Mapping, Optional, Sequence
 
 from attrs import frozen
 
@@ -37,9 +37,15 @@ def read_in_tree(path: Path) -> InTree:
     return InTree(path, builtin, _listed(listed) if listed is not None else _Unlisted(path, builtin))
 
 
-def required_files(modules: Sequence[ModuleFacts], tree: InTree) -> tuple[str, ...]:
-    """The in-tree files that `modules` need, each once; LoadError naming the first that is nowhere."""
-    ours = {facts.name for facts in modules}
+def required_files(
+    modules: Sequence[ModuleFacts], tree: InTree, others: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The in-tree files that `modules` need, each once; LoadError naming the first that is nowhere.
+
+    `others` are modules that somebody else has loaded, such as MOFED's ib_core: their in-tree namesakes must
+    not come in their place.
+    """
+    ours = {*others, *(facts.name for facts in modules)}
     files: dict[str, None] = {}
     for facts in modules:
         for name in map(canonical_name, facts.depends):

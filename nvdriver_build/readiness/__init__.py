@@ -8,7 +8,7 @@ Imports little: `probe` runs every few seconds.
 """
 
 from nvdriver_build.readiness.files import Features, Readiness
-from nvdriver_build.readiness.probes import Verdict, liveness, readiness, startup
+from nvdriver_build.readiness.probes import Verdict, liveness, peermem, readiness, startup
 from nvdriver_build.readiness.status import Status
 
-__all__ = ["Features", "Readiness", "Status", "Verdict", "liveness", "readiness", "startup"]
+__all__ = ["Features", "Readiness", "Status", "Verdict", "liveness", "peermem", "readiness", "startup"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple
 
-from nvdriver_build.loader.host import Host, missing
+from nvdriver_build.loader.host import Host, loaded_module, missing
 from nvdriver_build.readiness.files import READY, Readiness
 
 STALE = 120.0
@@ -57,3 +57,11 @@ def readiness(files: Readiness, host: Host) -> Verdict:
         return Verdict(False, f"{files.status_file} names no modules")
     lacking = missing(host, status.modules)
     return Verdict(not lacking, "; ".join(lacking) or f"{len(status.modules)} modules are live")
+
+
+def peermem(host: Host) -> Verdict:
+    """Do what NVIDIA's probe_nvidia_peermem does: where mlx5_core is loaded, nvidia-peermem has to be."""
+    if loaded_module(host, "mlx5_core") is None:
+        return Verdict(True, "mlx5_core is not loaded: nothing is asked of nvidia-peermem")
+    lacking = missing(host, {"nvidia_peermem": None})
+    return Verdict(not lacking, "; ".join(lacking) or "nvidia_peermem is live")
