@@ -8,13 +8,16 @@ The configuration is what works on machines with the hybrid cgroups of Debian 12
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
+import filelock
 from attrs import frozen
 from bundled import ROOT
 
@@ -43,7 +46,7 @@ _REPOSITORY = "localhost/nvdriver-build-tests"
 
 @frozen
 class Podman:
-    """One storage in `folder`. One process at a time may use it: callers hold a lock."""
+    """One storage in `folder`, for several processes at once: name containers, remove them by name."""
 
     folder: Path
 
@@ -52,15 +55,27 @@ class Podman:
         """A script that takes podman's arguments: for scripts of ours that start podman."""
         return self.folder / "podman"
 
-    def set_up(self) -> None:
-        """Write the configuration; take away what a killed run has left."""
+    @contextlib.contextmanager
+    def used(self) -> Iterator[Podman]:
+        """While tests run. The first takes away what a killed run has left, the last all there is."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "users").open("w") as users:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._configure()
+                self.clean()
+            fcntl.flock(users, fcntl.LOCK_SH)
+            yield self
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.clean()
+
+    def _configure(self) -> None:
         init = Path(shutil.which("catatonit") or "/usr/bin/catatonit")
         configuration = _CONFIGURATION.format(init=init, helpers=init.parent)
         (self.folder / "containers.conf").write_text(configuration)
         self.program.write_text(_WRAPPER.format(folder=self.folder, podman=shutil.which("podman")))
         self.program.chmod(0o755)
-        self.clean()
 
     def clean(self) -> None:
         """No container, no pod, no volume; images stay."""
@@ -88,20 +103,29 @@ class Podman:
         """A root file system as an image, imported once."""
         mark = f"{root} {root.stat().st_ino} {root.stat().st_mtime_ns}"
         image = f"{_REPOSITORY}/base:{hashlib.sha256(mark.encode()).hexdigest()[:16]}"
-        if not self.has(image):
-            self.forget(f"{_REPOSITORY}/base")
-            with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
-                self("import", "-q", "-", image, stdin=tar.stdout)
+        with self._missing("base", image) as missing:
+            if missing:
+                with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
+                    self("import", "-q", "-", image, stdin=tar.stdout)
         return image
 
     def driver_image(self, name: str, key: str, *words: object) -> str:
         """What `scripts/build-image WORDS` makes, made once for each state of the code and of `key`."""
         image = f"{_REPOSITORY}/{name}:{_digest(key)}"
-        if not self.has(image):
-            self.forget(f"{_REPOSITORY}/{name}")
-            done = self.build_image("--tag", image, *words)
-            assert done.returncode == 0, done.stderr
+        with self._missing(name, image) as missing:
+            if missing:
+                done = self.build_image("--tag", image, *words)
+                assert done.returncode == 0, done.stderr
         return image
+
+    @contextlib.contextmanager
+    def _missing(self, name: str, image: str) -> Iterator[bool]:
+        """Whether the image has to be made; those of another state of the code are gone then."""
+        with filelock.FileLock(f"{self.folder}/{name}.lock"):
+            missing = not self.has(image)
+            if missing:
+                self.forget(f"{_REPOSITORY}/{name}")
+            yield missing
 
     def build_image(self, *words: object) -> subprocess.CompletedProcess[str]:
         """Run the program of scripts/build-image with this podman."""

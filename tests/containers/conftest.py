@@ -6,9 +6,8 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Callable, Iterator
 
-import filelock
 import pytest
 from podman_rig import Podman
 from real_build import CACHE
@@ -17,13 +16,10 @@ from standin import toolkit_root
 from vm.kit import load_kit
 
 
-def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
-    """All that starts containers runs in one worker: podman's storage has one user at a time."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents and "podman" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.podman)
-            item.add_marker(pytest.mark.xdist_group("podman"))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Whatever starts containers has the mark."""
+    if "podman" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.podman)
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +27,8 @@ def podman() -> Iterator[Podman]:
     """podman with a storage of its own; containers, pods and volumes are gone at the end."""
     if os.geteuid() != 0 or not shutil.which("podman") or not shutil.which("runc"):
         pytest.skip("needs root, podman and runc")
-    rig = Podman(CACHE / "podman")
-    rig.folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{rig.folder}.lock"):
-        rig.set_up()
+    with Podman(CACHE / "podman").used() as rig:
         yield rig
-        rig.clean()
 
 
 @pytest.fixture(scope="session")
