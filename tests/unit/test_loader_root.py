@@ -114,6 +114,13 @@ def test_root_holds_what_is_needed_and_nothing_else(
     assert root.helpers == ("ipmi_msghandler",)
 
 
+def test_modules_that_others_load(ours: list[ModuleFacts], tree: Path, tmp_path: Path) -> None:
+    """An in-tree module whose place somebody else's has taken (MOFED's ib_core) does not come along."""
+    root = prepare_root(tmp_path / "root", RELEASE, ours, tree, COMMANDS, others=("drm",))
+    assert insmods(root, "nvidia") == ["nvidia.ko"]
+    assert not list(root.path.rglob("drm.ko*"))
+
+
 def test_configuration_of_the_machine_does_not_count(
     ours: list[ModuleFacts], tree: Path, tmp_path: Path
 ) -> None:
