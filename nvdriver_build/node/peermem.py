@@ -17,7 +17,7 @@ from attrs import define, frozen
 
 from nvdriver_build.commands import Commands
 from nvdriver_build.elf import ModuleFacts, read_module
-from nvdriver_build.errors import FitError, HeadersError, LoadError, NvdriverError
+from nvdriver_build.errors import FitError, HeadersError, LoadError
 from nvdriver_build.loader.devices import mellanox_present
 from nvdriver_build.loader.host import DRIVER, Host, loaded_module
 from nvdriver_build.loader.kernel_log import Journal
@@ -25,8 +25,8 @@ from nvdriver_build.loader.load import load
 from nvdriver_build.loader.root import ModuleRoot
 from nvdriver_build.mofed import CLIENT_SYMBOLS, PEERMEM, Mofed, find_mofed
 
-LIMIT = 1200.0
-"""Seconds that MOFED may take: its container compiles too. The operator's startup probe gives us 1210."""
+LIMIT = 900.0
+"""Seconds that MOFED may take, whose container compiles too. The operator's startup probe gives us 1260."""
 INTERVAL = 1.0
 """Seconds between two looks."""
 REMIND = 60.0
@@ -93,27 +93,27 @@ def wait_for_mofed(place: MofedPlace, arch: str, release: str, patience: Patienc
 
     LoadError where it does not come up in time; as `find_mofed` where what is there stays of no use.
     """
-    why = patience.wait(place.lacking)
-    if why is not None:
-        raise LoadError(f"MOFED was not ready after {patience.limit:g} s: {why}", hint=_MOFED_HINT)
     found: list[Mofed] = []
-    failed: list[NvdriverError] = []
+    errors: list[HeadersError] = []
 
-    def unread() -> Optional[str]:
+    def lacking() -> Optional[str]:
+        errors.clear()
+        why = place.lacking()
+        if why is not None:
+            return why
         try:
             mofed = place.find(arch, release)
-        except HeadersError as error:  # it may be on its way to this kernel
-            failed[:] = [error]
+        except HeadersError as error:  # MOFED may be on its way to this kernel
+            errors.append(error)
             return error.message
-        failed.clear()
-        found[:] = [mofed] if mofed else []
-        return None if mofed else f"no usr/src/ofa_kernel for {release} in {place.root}"
+        found.extend([mofed] if mofed else [])
+        return None if mofed else f"{place.root} has no usr/src/ofa_kernel for kernel {release}"
 
-    why = patience.wait(unread)
-    if failed:
-        raise failed[0]
+    why = patience.wait(lacking)
+    if errors:
+        raise errors[0]
     if why is not None:
-        raise HeadersError(f"MOFED is ready, but {why} after {patience.limit:g} s", hint=_MOFED_HINT)
+        raise LoadError(f"MOFED was not ready after {patience.limit:g} s: {why}", hint=_MOFED_HINT)
     return found[0]
 
 
