@@ -110,14 +110,14 @@ def find_mofed(root: Path, arch: str, release: str) -> Optional[Mofed]:
     symbols, HeadersMismatch where what is there is of other kernels.
     """
     try:
-        folder = next(_folders(root, arch, release), None)
-        if folder is None:
+        file = next(_symvers_files(root, arch, release), None)
+        if file is None:
             return None
-        _require_kernel(folder, arch, release)
-        symvers = (folder / "Module.symvers").read_bytes()
+        _require_kernel(file.parent, arch, release)
+        symvers = file.read_bytes()
     except OSError as error:
         raise HeadersError(f"MOFED in {root} cannot be read: {error}", hint=_RENEW) from error
-    return parse_mofed(symvers.decode("utf-8", "replace"), str(folder / "Module.symvers"))
+    return parse_mofed(symvers.decode("utf-8", "replace"), str(file))
 
 
 def parse_mofed(symvers: str, origin: str) -> Mofed:
@@ -137,9 +137,14 @@ def parse_mofed(symvers: str, origin: str) -> Mofed:
 
 def with_mofed(target: KernelTarget, mofed: Mofed) -> KernelTarget:
     """The kernel once MOFED's modules have taken the place of the in-tree ones of their names."""
-    replaced = mofed.modules
+    return with_exports(target, mofed.symbols)
+
+
+def with_exports(target: KernelTarget, symbols: Mapping[str, Symbol]) -> KernelTarget:
+    """The kernel once the modules that export `symbols` have taken the place of those of their names."""
+    replaced = {owner(symbol) for symbol in symbols.values()} - {KERNEL}
     kept = {name: symbol for name, symbol in target.symbols.items() if owner(symbol) not in replaced}
-    return evolve(target, symbols={**kept, **mofed.symbols})
+    return evolve(target, symbols={**kept, **symbols})
 
 
 def symvers_rows(module: ModuleFacts) -> str:
@@ -151,15 +156,12 @@ def symvers_rows(module: ModuleFacts) -> str:
     return "".join(rows)
 
 
-def _folders(root: Path, arch: str, release: str) -> Iterator[Path]:
+def _symvers_files(root: Path, arch: str, release: str) -> Iterator[Path]:
     names = [f"{name}/{release}" for name in _ARCH_NAMES.get(arch, (arch,))]
     for name in (*names, release, "default"):
-        folder = inside(root, f"{SOURCES}/{name}")
-        if (
-            inside(folder, "Module.symvers") == folder / "Module.symvers"
-            and (folder / "Module.symvers").is_file()
-        ):
-            yield folder
+        file = inside(root, f"{SOURCES}/{name}/Module.symvers")
+        if file.is_file():
+            yield file
 
 
 def _require_kernel(folder: Path, arch: str, release: str) -> None:

@@ -54,13 +54,16 @@ def driver_tree(kind: str = "open", version: str = VERSION) -> Mapping[str, str]
     return files
 
 
-def module_bytes(name: str, crcs: Mapping[str, int] = SYMBOLS, vermagic: str = VERMAGIC) -> bytes:
-    """A module of the driver that needs `crcs` of the kernel."""
+def module_bytes(
+    name: str, crcs: Mapping[str, int] = SYMBOLS, vermagic: str = VERMAGIC, depends: str = ""
+) -> bytes:
+    """A module of the driver that needs `crcs` of the kernel and of what it depends on."""
     modinfo = (
         f"name={name.replace('-', '_')}",
         f"vermagic={vermagic}",
         "license=Dual MIT/GPL",
         f"version={VERSION}",
+        f"depends={depends}",
     )
     file = module(modinfo, crcs)
     for symbol in crcs:

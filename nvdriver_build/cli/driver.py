@@ -18,6 +18,7 @@ from nvdriver_build.loader.host import Host, driver_modules
 from nvdriver_build.loader.kernel_log import KernelLog
 from nvdriver_build.node.getting import Ways
 from nvdriver_build.node.life import Node
+from nvdriver_build.node.peermem import MofedPlace
 from nvdriver_build.node.userland import NodeUserland, Places
 from nvdriver_build.readiness import Features, Readiness
 from nvdriver_build.toolkit import Shared, Sidecar
@@ -53,7 +54,7 @@ def _node(config: Config, flag: StopFlag, progress: BuildProgress) -> Node:
         stop=flag.check,
         progress=progress,
         readiness=readiness,
-        ways=Ways(config, commands, _sidecar(config, check)),
+        ways=Ways(config, commands, MofedPlace(host, on_host=config.host_mofed), _sidecar(config, check)),
         userland=NodeUserland(host, commands, leaving, supervisor, Places(config.driver_root)),
     )
 

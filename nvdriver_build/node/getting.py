@@ -5,19 +5,25 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Collection, Optional
 
 import structlog
 from attrs import frozen
 
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
+from nvdriver_build.elf import ModuleFacts
 from nvdriver_build.errors import HeadersError, SourceError
+from nvdriver_build.fit import UNFIT
 from nvdriver_build.kernel import prove, target_from_headers
+from nvdriver_build.loader.devices import mellanox_present
+from nvdriver_build.loader.host import DRIVER
+from nvdriver_build.mofed import Peers
 from nvdriver_build.node.look import Describe, Kernel, module_kind, source_place
+from nvdriver_build.node.peermem import MofedPlace, Patience, wait_for_mofed
 from nvdriver_build.node.status import Reporter
-from nvdriver_build.obtain import Elsewhere, Obtained, Wish, modules_to_build, obtain, opened_source
-from nvdriver_build.sets import Recipe
+from nvdriver_build.obtain import Elsewhere, Obtained, Wish, modules_to_build, obtain, opened_source, unfit
+from nvdriver_build.sets import ModuleSet, Recipe
 from nvdriver_build.source import Source
 from nvdriver_build.store import Store
 from nvdriver_build.toolkit import Order, Sidecar
@@ -27,11 +33,33 @@ _log = structlog.get_logger()
 
 
 @frozen
+class Driver:
+    """What is to be loaded: the driver's set and, where it is wanted, that of nvidia-peermem.
+
+    `others` are MOFED's modules: none of these names is the kernel's own then.
+    """
+
+    set: ModuleSet
+    peermem: Optional[ModuleSet] = None
+    others: Collection[str] = ()
+
+    @property
+    def key(self) -> str:
+        """Names all of it."""
+        return self.set.key + (self.peermem.key if self.peermem else "")
+
+    def read(self) -> tuple[ModuleFacts, ...]:
+        """What the ELF of each module says now."""
+        return (*self.set.read(), *(self.peermem.read() if self.peermem else ()))
+
+
+@frozen
 class Ways:
     """The ways of this node. `sidecar` is None where the driver's container has no toolkit beside it."""
 
     config: Config
     commands: Commands
+    mofed: MofedPlace
     sidecar: Optional[Sidecar] = None
 
     @property
@@ -49,8 +77,11 @@ class Ways:
         if self.sidecar is not None:
             self.sidecar.dismiss()
 
-    def get(self, kernel: Kernel, report: Reporter, progress: Progress) -> Obtained:
-        """A set for the kernel that runs; raises as `obtain`, SourceError for a source of another version."""
+    def get(self, kernel: Kernel, report: Reporter, progress: Progress) -> Driver:
+        """What is to be loaded on the kernel that runs; raises as `obtain`.
+
+        SourceError for a source of another version, LoadError where MOFED is wanted and does not come.
+        """
         store = Store(self.config.store)
         elsewhere = self._elsewhere(kernel, store, report)
         place, kind = source_place(self.config), module_kind(self.config, self.commands)
@@ -61,9 +92,29 @@ class Ways:
                 driver_version=source.version, kernel_release=kernel.running.release, proof=wish.proof
             )
             obtained = obtain(wish, store, self.commands, progress=progress, elsewhere=elsewhere)
-        report.tell(key=obtained.set.key, origin=obtained.origin, fit=obtained.fit.fit)
-        _log.info("a set that fits", key=obtained.set.key[:12], fit=obtained.fit.fit, origin=obtained.origin)
-        return obtained
+            report.tell(key=obtained.set.key, origin=obtained.origin, fit=obtained.fit.fit)
+            _told(obtained)
+            if not self._wants_peermem():
+                return Driver(obtained.set)
+            mofed = wait_for_mofed(
+                self.mofed, wish.target.arch, wish.target.release, Patience(self.commands.check)
+            )
+            nvidia = next(facts for facts in obtained.set.read() if facts.name == DRIVER)
+            peers = Peers(mofed, nvidia)
+            beside = obtain(
+                wish.peermem(peers.symvers, mofed.sha256), store, self.commands, elsewhere=elsewhere
+            )
+            _told(beside)
+            (peermem,) = beside.set.read()
+            fit = peers.check(peermem, wish.target, signatures_enforced=wish.signatures_enforced)
+            if fit.fit == UNFIT:
+                raise unfit(fit, wish.target)
+            return Driver(obtained.set, beside.set, mofed.modules)
+
+    def _wants_peermem(self) -> bool:
+        if self.config.rdma and not mellanox_present(self.mofed.host):
+            _log.info("no Mellanox device: nvidia-peermem is not wanted here")
+        return self.config.rdma and mellanox_present(self.mofed.host)
 
     def _wish(self, source: Source, kernel: Kernel) -> Wish:
         return Wish(
@@ -95,6 +146,7 @@ class Ways:
                 wish.jobs,
                 wish.job_memory,
                 wish.allow_compiler_mismatch,
+                wish.symvers,
             )
             report.tell(proof=order.proof)
             try:
@@ -112,6 +164,17 @@ class Ways:
             hint="ImageStream driver-toolkit in namespace openshift should have a tag of that name; or put a "
             "set into the store. Nothing is installed from package repositories",
         )
+
+
+def _told(obtained: Obtained) -> None:
+    modules = ", ".join(obtained.set.manifest.recipe.modules)
+    _log.info(
+        "a set that fits",
+        modules=modules,
+        key=obtained.set.key[:12],
+        fit=obtained.fit.fit,
+        origin=obtained.origin,
+    )
 
 
 def require_version(config: Config, source: Source, place: Path) -> None:

@@ -22,13 +22,14 @@ from nvdriver_build.loader.load import load
 from nvdriver_build.loader.parameters import Parameters, for_modules, read_parameters
 from nvdriver_build.loader.root import ModuleRoot, prepare_root
 from nvdriver_build.loader.unload import require_unused, unload
-from nvdriver_build.node.getting import Ways
+from nvdriver_build.node.getting import Driver, Ways
 from nvdriver_build.node.look import Kernel, look
+from nvdriver_build.node.peermem import MODULE as PEERMEM
 from nvdriver_build.node.status import Reporter
 from nvdriver_build.node.userland import Userland, undo_quietly
 from nvdriver_build.obtain import require_fit
 from nvdriver_build.readiness import Readiness
-from nvdriver_build.sets import ModuleSet, open_set
+from nvdriver_build.sets import open_set
 
 INTERVAL = 0.5
 """Seconds between two looks at the loaded modules."""
@@ -44,9 +45,12 @@ class Loadable:
     digest: str
 
     @property
-    def build_ids(self) -> Mapping[str, Optional[str]]:
-        """What has to be live, by module."""
-        return self.root.build_ids
+    def needed(self) -> Mapping[str, Optional[str]]:
+        """What has to be live for the driver to be ready, by module.
+
+        nvidia-peermem comes and goes with MOFED, and a container of its own looks after it.
+        """
+        return {name: build_id for name, build_id in self.root.build_ids.items() if name != PEERMEM}
 
 
 @define
@@ -126,10 +130,10 @@ class Node:
                 "kernel", release=kernel.running.release, proof=kernel.proof.by, why=kernel.proof.detail
             )
         with self._stage(report, "obtain"):
-            obtained = self.ways.get(kernel, report, self._progress(report))
+            driver = self.ways.get(kernel, report, self._progress(report))
             self.ways.dismiss()
         with self._stage(report, "prepare"):
-            return self._prepare(obtained.set, kernel, report)
+            return self._prepare(driver, kernel, report)
 
     @contextlib.contextmanager
     def _stage(self, report: Reporter, name: str) -> Iterator[None]:
@@ -158,21 +162,30 @@ class Node:
 
         return both
 
-    def _prepare(self, module_set: ModuleSet, kernel: Kernel, report: Reporter) -> Loadable:
-        facts = module_set.read()
+    def _prepare(self, driver: Driver, kernel: Kernel, report: Reporter) -> Loadable:
+        facts = driver.read()
         parameters, notices = for_modules(read_parameters(self.config.parameters), facts)
         for notice in notices:
             _log.warning(notice)
         root = prepare_root(
-            self.modules, kernel.running.release, facts, kernel.tree, self.commands, parameters=parameters
+            self.modules,
+            kernel.running.release,
+            facts,
+            kernel.tree,
+            self.commands,
+            parameters=parameters,
+            others=driver.others,
         )
-        report.tell(modules=dict(root.build_ids))
-        return Loadable(root, parameters, _digest(module_set.key, parameters))
+        loadable = Loadable(root, parameters, _digest(driver.key, parameters))
+        report.tell(modules=loadable.needed)
+        return loadable
 
     def _load(self, loadable: Loadable, report: Reporter) -> None:
         """Attach where the same set is live with the same parameters; else unload what is there, and load."""
         if self._is_loaded(loadable):
             self.userland.before_load(loadable.parameters)
+            if missing(self.host, loadable.root.build_ids):
+                self._insert(loadable)
             report.tell(origin="loaded")
             _log.info("attached: the same set is live already")
             return
@@ -180,7 +193,11 @@ class Node:
             _log.info("another driver is loaded: unloading it")
             self.leave()
         self.userland.before_load(loadable.parameters)
-        result = load(loadable.build_ids, loadable.root, self.commands, self.host, self.journal)
+        self._insert(loadable)
+
+    def _insert(self, loadable: Loadable) -> None:
+        """Load what is not live yet."""
+        result = load(loadable.root.build_ids, loadable.root, self.commands, self.host, self.journal)
         for notice in result.notices:
             _log.warning(notice)
         _log.info("loaded", seconds={name: round(seconds, 3) for name, seconds in result.seconds.items()})
@@ -188,10 +205,10 @@ class Node:
     def _is_loaded(self, loadable: Loadable) -> bool:
         """Build ids say which set it is; the digests, kept as long as it is loaded, its parameters."""
         same = self.readiness.holds(loadable.digest, self.config.config_digest)
-        return same and not missing(self.host, loadable.build_ids)
+        return same and not missing(self.host, loadable.needed)
 
     def _announce(self, loadable: Loadable, report: Reporter, *, restore: bool = False) -> None:
-        lost = missing(self.host, loadable.build_ids)
+        lost = missing(self.host, loadable.needed)
         if lost:
             raise LoadError(f"not ready: {'; '.join(lost)}", hint="something unloaded the driver meanwhile")
         report.tell(ready=True, error=None)
@@ -204,7 +221,7 @@ class Node:
         was_confirmed = False
         while True:
             self.stop()
-            lost = (*missing(self.host, loadable.build_ids), *self.userland.down())
+            lost = (*missing(self.host, loadable.needed), *self.userland.down())
             if lost and report.status.ready:
                 was_confirmed = self.readiness.withdraw()
                 error = LoadError(f"the driver is not whole: {'; '.join(lost)}", hint="restart the pod")
@@ -233,7 +250,7 @@ class Node:
             fit = require_fit(found, kernel.target, kernel.security.enforces)
             report.tell(key=found.key, fit=fit.fit, driver_version=found.manifest.recipe.driver_version)
         with self._stage(report, "prepare"):
-            loadable = self._prepare(found, kernel, report)
+            loadable = self._prepare(Driver(found), kernel, report)
         with self._stage(report, "load"):
             self._load(loadable, report)
 

@@ -74,12 +74,16 @@ def ordered(order: Order, shared: Shared, headers: Headers, target: KernelTarget
         target=evolve(target, symvers_sha256=recipe.symvers_sha256, config_sha256=recipe.config_sha256),
         headers=headers,
         proof=order.proof,
-        modules=modules_to_build(source, recipe.modules),
+        modules=recipe.modules,
         jobs=order.jobs,
         job_memory=order.job_memory,
         debug_info=recipe.debug_info,
         allow_compiler_mismatch=order.allow_compiler_mismatch,
     )
+    if order.symvers is not None:
+        wish = wish.peermem(order.symvers, recipe.mofed_symvers_sha256)
+    else:
+        modules_to_build(source, recipe.modules)
     mine = wish.recipe()
     if mine != recipe:
         raise ToolkitError(

@@ -34,7 +34,9 @@ def build(
         )
     compiler = find_compiler(wish.target, commands, allow_mismatch=wish.allow_compiler_mismatch)
     jobs = wish.jobs or measure().jobs(wish.job_memory)
-    build = Build(wish.source, wish.headers, wish.target, compiler, wish.modules, jobs, wish.debug_info)
+    build = Build(
+        wish.source, wish.headers, wish.target, compiler, wish.modules, jobs, wish.debug_info, wish.symvers
+    )
     _log.info(
         "building",
         driver=recipe.driver_version,

@@ -6,24 +6,25 @@ import contextlib
 from pathlib import Path
 from typing import Callable, Iterator, Optional, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nvdriver_build.build import JOB_MEMORY, Progress
 from nvdriver_build.commands import Commands
 from nvdriver_build.errors import SourceError, UsageError
 from nvdriver_build.fit import Fit
-from nvdriver_build.kernel import Headers, KernelTarget
+from nvdriver_build.kernel import Headers, KernelTarget, parse_symvers
+from nvdriver_build.mofed import PEERMEM, with_exports
 from nvdriver_build.sets import ModuleSet, Recipe
 from nvdriver_build.source import MODULES, Source, open_source
 from nvdriver_build.store import Store
 
-PEERMEM = "nvidia-peermem"
-"""Real only against MOFED's symvers, else a stub whose init fails (docs/architecture.md): not built."""
-
 
 @frozen
 class Wish:
-    """Which modules are wanted, and what may be used to get them. `headers` is None where none are there."""
+    """Which modules are wanted, and what may be used to get them. `headers` is None where none are there.
+
+    `symvers` is what other modules than the kernel's export, as text of Module.symvers, `target` has it, too.
+    """
 
     source: Source
     target: KernelTarget
@@ -35,6 +36,8 @@ class Wish:
     debug_info: bool = False
     allow_compiler_mismatch: bool = False
     signatures_enforced: bool = False
+    symvers: Optional[str] = None
+    mofed_sha256: Optional[str] = None
 
     def recipe(self) -> Recipe:
         """The recipe whose key the set will have."""
@@ -48,6 +51,21 @@ class Wish:
             symvers_sha256=self.target.symvers_sha256,
             config_sha256=self.target.config_sha256,
             debug_info=self.debug_info,
+            mofed_symvers_sha256=self.mofed_sha256,
+        )
+
+    def peermem(self, symvers: str, mofed_sha256: Optional[str]) -> Wish:
+        """The wish for nvidia-peermem, a set of its own, between MOFED and nvidia, which export `symvers`.
+
+        It is real only against these, else a stub whose init fails. HeadersError where the text is damaged.
+        """
+        others = parse_symvers(symvers.encode(), "what MOFED and nvidia export")
+        return evolve(
+            self,
+            modules=(PEERMEM,),
+            target=with_exports(self.target, others),
+            symvers=symvers,
+            mofed_sha256=mofed_sha256,
         )
 
 
@@ -68,8 +86,8 @@ def modules_to_build(source: Source, asked: Sequence[str] = ()) -> tuple[str, ..
     """
     if PEERMEM in asked:
         raise UsageError(
-            f"{PEERMEM} is not built: without MOFED's Module.symvers it is a stub whose init fails",
-            hint="leave it out; building against MOFED is on the way",
+            f"{PEERMEM} is not built with the others: without MOFED's exports it is a stub whose init fails",
+            hint="leave it out; `run` builds it with GPU_DIRECT_RDMA_ENABLED=true, once MOFED is there",
         )
     there = source.modules
     unknown = [name for name in asked if name not in there]

@@ -55,6 +55,8 @@ class Order:
     jobs: Optional[int] = None
     job_memory: int = 1024**3
     allow_compiler_mismatch: bool = False
+    symvers: Optional[str] = None
+    """What MOFED and nvidia export, for nvidia-peermem."""
 
 
 @frozen

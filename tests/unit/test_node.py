@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Callable, List
@@ -11,19 +12,29 @@ from typing import Any, Callable, List
 import pytest
 import structlog
 from fake_host import FakeHost
-from fake_toolchain import SYSTEM_PATH, FakeToolchain
+from fake_toolchain import SYSTEM_PATH, FakeToolchain, module_bytes
 from fake_userland import FakeUserland
-from kernel_trees import RELEASE
+from kernel_trees import RELEASE, SYMBOLS, symvers_text
 from trees import write_tree
 
 from nvdriver_build.cli import logs
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import read_config
-from nvdriver_build.errors import InUseError, LoadError, NoGpuError, SourceError, Stopped, UsageError
+from nvdriver_build.errors import (
+    FitError,
+    InUseError,
+    LoadError,
+    NoGpuError,
+    SourceError,
+    Stopped,
+    UsageError,
+)
 from nvdriver_build.loader.host import driver_modules
 from nvdriver_build.loader.kernel_log import KernelLog
+from nvdriver_build.mofed import CLIENT_SYMBOLS
 from nvdriver_build.node.getting import Ways
 from nvdriver_build.node.life import Node
+from nvdriver_build.node.peermem import MofedPlace
 from nvdriver_build.node.status import loaded_keys
 from nvdriver_build.readiness import Readiness
 from nvdriver_build.store import Store
@@ -81,7 +92,7 @@ class Rig:
             stop=lambda: at(next(count)),
             progress=lambda *_: None,
             readiness=self.readiness,
-            ways=Ways(config, commands),
+            ways=Ways(config, commands, MofedPlace(self.node.host, self.root / "mofed")),
             userland=self.userland,
             modules=self.root / "modules",
             pause=lambda _: None,
@@ -195,6 +206,69 @@ def test_attaches_only_to_what_both_digests_name(rig: Rig) -> None:
     assert start(DRIVER_CONFIG_DIGEST="5678") == 0
     write_tree(rig.root / "drivers", {"nvidia.conf": "NVreg_A=1\n"})
     assert start(DRIVER_CONFIG_DIGEST="5678") == 4, "a changed file counts, whatever the operator's digest"
+
+
+def with_mofed(rig: Rig) -> None:
+    """Give the node a Mellanox device and a MOFED that is ready, the toolchain a nvidia-peermem for it."""
+    rig.node.pci("0000:02:00.0", vendor="0x15b3", pci_class="0x020000")
+    client = dict.fromkeys(CLIENT_SYMBOLS, 12648430)
+    rows = symvers_text(client).replace("vmlinux", "drivers/infiniband/core/ib_core")
+    write_tree(
+        rig.root / "mofed",
+        {".driver-ready": "", f"usr/src/ofa_kernel/x86_64/{RELEASE}/Module.symvers": rows},
+    )
+    module = module_bytes("nvidia-peermem", {**SYMBOLS, **client}, depends="ib_core")
+    (rig.toolchain.root / "modules/nvidia-peermem.ko").write_bytes(module)
+    rig.node.module("nvidia_peermem", planned=True)
+
+
+def test_peermem_is_a_set_of_its_own(rig: Rig) -> None:
+    """With RDMA, MOFED and its device: built after the driver, loaded last; its going is not the driver's."""
+    with_mofed(rig)
+
+    def at(_: int) -> None:
+        if rig.readiness.ready and not rig.seen:
+            rig.seen.append(rig.loaded())
+            shutil.rmtree(rig.node.modules / "nvidia_peermem")
+            rig.seen.append("MOFED takes it out for its update")
+        elif rig.seen:
+            rig.seen.append(rig.readiness.ready)
+            if len(rig.seen) > 6:
+                raise Stopped(15)
+
+    rig.life(at, GPU_DIRECT_RDMA_ENABLED="true").run()
+    assert rig.seen[0] == sorted([*NAMES, "nvidia_peermem"])
+    assert set(rig.seen[2:]) == {True}
+    assert rig.node.ran[len(NAMES)].split()[-1] == "nvidia_peermem"
+    manifests = [entry.set.manifest for entry in Store(rig.root / "store").entries() if entry.set]
+    recipes = {manifest.recipe.modules: manifest.recipe for manifest in manifests}
+    assert recipes[("nvidia-peermem",)].mofed_symvers_sha256
+    assert recipes[("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm")].mofed_symvers_sha256 is None
+    assert rig.toolchain.make_calls() == 2
+    assert_clean(rig)
+    rig.seen.clear()
+    rig.life(rig.stop_when_ready(), GPU_DIRECT_RDMA_ENABLED="true").run()
+    assert rig.toolchain.make_calls() == 2, "both come from the store"
+
+
+@pytest.mark.parametrize("lacking", ["device", "wish"])
+def test_no_peermem_without_device_or_wish(rig: Rig, lacking: str) -> None:
+    """Without RDMA, or without a Mellanox device, MOFED is not waited for and nothing of it is built."""
+    with_mofed(rig)
+    if lacking == "device":
+        shutil.rmtree(rig.root / "node/sys/bus/pci/devices/0000:02:00.0")
+    rig.life(rig.stop_when_ready(), GPU_DIRECT_RDMA_ENABLED=str(lacking == "device").lower()).run()
+    assert rig.toolchain.make_calls() == 1
+
+
+def test_stub_of_peermem_is_refused(rig: Rig) -> None:
+    """A nvidia-peermem that does not use MOFED's symbols would fail in its init: it is not even loaded."""
+    with_mofed(rig)
+    stub = module_bytes("nvidia-peermem")
+    (rig.toolchain.root / "modules/nvidia-peermem.ko").write_bytes(stub)
+    with pytest.raises(FitError, match="it is a stub whose init fails"):
+        rig.life(GPU_DIRECT_RDMA_ENABLED="true").run()
+    assert rig.loaded() == []
 
 
 def test_lost_module_takes_readiness_away_until_it_is_back(rig: Rig) -> None:

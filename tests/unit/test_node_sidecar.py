@@ -22,6 +22,7 @@ from nvdriver_build.loader.kernel_log import KernelLog
 from nvdriver_build.node.doctor import examine
 from nvdriver_build.node.getting import Ways
 from nvdriver_build.node.life import Node
+from nvdriver_build.node.peermem import MofedPlace
 from nvdriver_build.obtain import build_ordered
 from nvdriver_build.readiness import Readiness, Status
 from nvdriver_build.toolkit import Server, Shared, Sidecar
@@ -118,7 +119,9 @@ class Pod:
             stop=stop,
             progress=lambda *_: None,
             readiness=self.readiness,
-            ways=Ways(config, commands, Sidecar(self.shared, config.bundle, stop)),
+            ways=Ways(
+                config, commands, MofedPlace(self.node.host), Sidecar(self.shared, config.bundle, stop)
+            ),
             userland=FakeUserland(),
             modules=self.root / "modules",
             pause=lambda _: None,
