@@ -1,0 +1,294 @@
+"""A pod of two containers as two processes and a folder, with a make that waits, fails or works as told.
+
+    with Pod.make(tmp_path) as pod:
+        toolkit, driver = pod.toolkit(), pod.driver()
+        assert driver.outcome().key
+
+`pod.hold()` lets make wait in the middle of its work, `pod.release()` lets it go on. Every make that runs at
+the same time as another one is told by `pod.twice`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional
+
+import psutil
+from attrs import define, field, frozen
+from fake_toolchain import FakeToolchain
+from kernel_trees import RELEASE, toolkit
+from trees import write_tree
+
+from nvdriver_build.commands import SystemCommands
+from nvdriver_build.errors import Stopped
+from nvdriver_build.kernel import find_headers, target_from_headers
+from nvdriver_build.obtain import Wish, build_ordered, modules_to_build
+from nvdriver_build.source import open_source
+from nvdriver_build.store import Store
+from nvdriver_build.toolkit import Order, Server, Shared, Sidecar
+from nvdriver_build.toolkit.documents import Request, Result, read, write
+
+PATIENCE = 20.0
+_MAKE = """\
+exec 9>>{root}/make-lock
+flock -n 9 || echo "$@" >> {root}/twice
+echo "$@" >> {root}/toolchain/make-calls
+echo $$ > {root}/in-make
+while [ $# -gt 0 ]; do
+    case "$1" in -C) tree=$2; shift ;; esac
+    shift
+done
+echo " CC [M]  nvidia/nv.o"
+while [ -e {root}/hold ]; do sleep 0.02 9>&-; done
+{ending}
+for module in {root}/toolchain/modules/*.ko; do cp "$module" "$tree"/; done
+"""
+
+
+@frozen
+class Outcome:
+    """How a driver's end ended: `key` and `origin`, or `error` as in the contracts."""
+
+    code: int
+    key: Optional[str] = None
+    origin: Optional[str] = None
+    error: Optional[Dict[str, Any]] = None
+
+
+@define
+class End:
+    """A process that is one of the two ends."""
+
+    process: subprocess.Popen[bytes]
+    root: Path
+    name: str
+    _read: int = 0
+
+    @property
+    def log(self) -> List[Dict[str, Any]]:
+        """What it has logged."""
+        lines = (self.root / f"{self.name}.log").read_text().splitlines(keepends=True)
+        assert not any(line.startswith("Traceback") for line in lines), "".join(lines)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def says(self, words: str, within: float = 10.0) -> float:
+        """Seconds until it says so in its log, behind what was found there before."""
+        began = time.monotonic()
+        while True:
+            log = self.log
+            for number in range(self._read, len(log)):
+                if words in log[number]["event"]:
+                    self._read = number + 1
+                    return time.monotonic() - began
+            silent = time.monotonic() - began > within
+            assert not silent, f"{self.name} did not say {words!r}: {log}"
+            time.sleep(0.01)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal; one that is killed is waited for."""
+        self.process.send_signal(number)
+        if number == signal.SIGKILL:
+            self.process.wait(10)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send(signal.SIGKILL)
+
+    def outcome(self, within: float = 20.0) -> Outcome:
+        """Wait for its end."""
+        code = self.process.wait(within)
+        text = (self.root / f"{self.name}.out").read_text()
+        assert self.log is not None
+        return Outcome(code, **json.loads(text)) if text else Outcome(code)
+
+
+@define
+class Pod:
+    """Where everything is."""
+
+    root: Path
+    toolchain: FakeToolchain
+    ends: List[End] = field(factory=list)
+
+    @classmethod
+    @contextlib.contextmanager
+    def make(cls, root: Path) -> Iterator[Pod]:
+        """Lay out a pod below `root`; in the end its processes are gone, and no make is left."""
+        pod = cls(root, FakeToolchain.make(root / "toolchain"))
+        pod.shared.root.mkdir()
+        write_tree(root / "bundle", {"nvdriver-build.pyz": "bundle", "ocp_dtk_entrypoint": "#!/bin/sh\n"})
+        pod.dtk(toolkit(RELEASE))
+        pod.runs(RELEASE)
+        pod.program()
+        try:
+            yield pod
+        finally:
+            for end in pod.ends:
+                with contextlib.suppress(ProcessLookupError):
+                    end.process.kill()
+                end.process.wait(10)
+        until = time.monotonic() + 5
+        while pod.makes():
+            assert time.monotonic() < until, f"left: {pod.makes()}"
+            time.sleep(0.02)
+
+    @property
+    def shared(self) -> Shared:
+        """The folder that both see."""
+        return Shared(self.root / "shared")
+
+    @property
+    def store(self) -> Store:
+        """The node's own."""
+        return Store(self.root / "store")
+
+    def dtk(self, files: Any) -> None:
+        """Make the toolkit's image anew."""
+        shutil.rmtree(self.root / "dtk", ignore_errors=True)
+        write_tree(self.root / "dtk", files)
+
+    def runs(self, release: str) -> None:
+        """Let the node run this kernel."""
+        (self.root / "kernel").write_text(release)
+
+    def program(self, ending: str = "") -> None:
+        """Another make: `ending` is what it does once it may go on."""
+        self.toolchain.program("make", _MAKE.format(root=self.root, ending=ending))
+
+    def hold(self) -> None:
+        """Let make wait."""
+        (self.root / "hold").touch()
+
+    def release(self) -> None:
+        """Let make go on."""
+        (self.root / "hold").unlink()
+
+    @property
+    def calls(self) -> int:
+        """How often make was started."""
+        return self.toolchain.make_calls()
+
+    @property
+    def twice(self) -> bool:
+        """Whether two makes ever ran at once."""
+        return (self.root / "twice").exists()
+
+    def in_make(self, number: int = 1) -> None:
+        """Wait until make runs for the `number`th time."""
+        until = time.monotonic() + 10
+        while self.calls < number or not (self.root / "in-make").exists():
+            assert time.monotonic() < until, f"make was not started: {[end.log for end in self.ends]}"
+            time.sleep(0.01)
+
+    def introduced(self) -> None:
+        """Wait until the toolkit's end has said who it is."""
+        until = time.monotonic() + 10
+        while not self.shared.introduction.exists():
+            assert time.monotonic() < until, [end.log for end in self.ends]
+            time.sleep(0.01)
+
+    def makes(self) -> List[int]:
+        """The processes of make, and what they have started, that are alive."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                words = " ".join(process.cmdline())
+                if f"{self.root}/toolchain/bin" in words and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process.pid)
+        return found
+
+    def toolkit(self) -> End:
+        """Start the toolkit's end."""
+        return self._start("toolkit")
+
+    def driver(self, arrival: float = PATIENCE, patience: float = PATIENCE) -> End:
+        """Start the driver's end."""
+        return self._start("driver", arrival, patience)
+
+    def _start(self, which: str, *words: object) -> End:
+        name = f"{which}-{len(self.ends)}"
+        argv = [sys.executable, str(Path(__file__).with_name("sidecar_ends.py")), which, str(self.root)]
+        with (self.root / f"{name}.log").open("wb") as log, (self.root / f"{name}.out").open("wb") as out:
+            process = subprocess.Popen([*argv, *map(str, words)], stdout=out, stderr=log, env=_environment())
+        self.ends.append(End(process, self.root, name))
+        return self.ends[-1]
+
+    def wish(self) -> Wish:
+        """What the node wants."""
+        source = open_source(self.toolchain.source, "open", self.root, SystemCommands())
+        target = target_from_headers(find_headers(self.root / "dtk"))
+        return Wish(source, target, None, "release: a test", modules_to_build(source), jobs=1)
+
+    def order(self, **differ: Any) -> Order:
+        """What the driver's end orders then."""
+        wish = self.wish()
+        return Order(**{"recipe": wish.recipe(), "proof": wish.proof, "jobs": 1, **differ})
+
+    def offer(self) -> None:
+        """Put the source where the toolkit's end looks for it."""
+        shutil.copytree(self.toolchain.source, self.shared.source(self.order().recipe.source_digest))
+
+    def ask(self, what: str, release: str = RELEASE, order: Optional[Order] = None) -> Request:
+        """Write a request as the driver's end does."""
+        request = Request(secrets.token_hex(8), "another driver", what, release, order)
+        write(self.shared.request, request)
+        return request
+
+    def answer(self, attempt: str, within: float = 10.0) -> Result:
+        """Wait for the answer to an attempt."""
+        until = time.monotonic() + within
+        while True:
+            result = read(self.shared.result, Result)
+            if result is not None and result.attempt == attempt:
+                return result
+            assert time.monotonic() < until, f"no answer to {attempt}, but {result}"
+            time.sleep(0.01)
+
+    def sidecar(self, arrival: float = 5.0, patience: float = 5.0) -> Sidecar:
+        """The driver's end in this process."""
+        return Sidecar(self.shared, self.root / "bundle", lambda: None, arrival, patience)
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[Server]:
+        """The toolkit's end in a thread of this process."""
+        end = threading.Event()
+
+        def check() -> None:
+            if end.is_set():
+                raise Stopped(signal.SIGTERM)
+
+        commands = SystemCommands(self.toolchain.path, check)
+        build = lambda order, *rest: build_ordered(order, self.shared, *rest)  # noqa: E731
+        server = Server(self.shared, self.root / "dtk", commands, build)
+        thread = threading.Thread(target=_until_stopped, args=(server,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            end.set()
+            thread.join(10)
+        assert not thread.is_alive()
+
+
+def _until_stopped(server: Server) -> None:
+    with contextlib.suppress(Stopped):
+        server.serve()
+
+
+def _environment() -> Dict[str, str]:
+    tests = Path(__file__).parent
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": f"{tests.parent}:{tests}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }

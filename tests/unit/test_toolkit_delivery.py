@@ -1,0 +1,285 @@
+"""What is ordered and what is delivered: neither end believes the other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+from attrs import evolve
+from fake_toolchain import VERSION
+from kernel_trees import RELEASE
+from sidecar_rig import Pod
+from structlog.testing import capture_logs
+
+from nvdriver_build.commands import SystemCommands
+from nvdriver_build.errors import NvdriverError, ToolkitError
+from nvdriver_build.obtain import Obtained, Wish, obtain
+from nvdriver_build.sets import Recipe
+from nvdriver_build.toolkit import Order, shared
+from nvdriver_build.toolkit.documents import BUILD, HEADERS
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[Pod]:
+    with Pod.make(tmp_path) as pod:
+        yield pod
+
+
+def get(pod: Pod, tamper: Callable[[Path], None] = lambda _: None) -> Obtained:
+    """A set as the node gets it; `tamper` may change what was delivered before it is looked at."""
+    sidecar = pod.sidecar()
+
+    def elsewhere(wish: Wish, recipe: Recipe, _: Any) -> Path:
+        folder = sidecar.build(Order(recipe, wish.proof, wish.jobs), wish.source)
+        tamper(folder)
+        return folder
+
+    return obtain(pod.wish(), pod.store, SystemCommands("/usr/bin:/bin"), elsewhere=elsewhere)
+
+
+def module(folder: Path) -> Path:
+    return folder / "nvidia.ko"
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def link(path: Path) -> None:
+    """The same bytes, but by a link."""
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda folder: flip(module(folder)),
+        lambda folder: module(folder).write_bytes(b""),
+        lambda folder: module(folder).unlink(),
+        lambda folder: link(module(folder)),
+        lambda folder: pipe(module(folder)),
+        lambda folder: flip(folder / "manifest.json"),
+        lambda folder: link(folder / "manifest.json"),
+        lambda folder: (folder / "manifest.json").write_text("{}"),
+        shutil.rmtree,
+    ],
+)
+def test_what_was_tampered_with(pod: Pod, tamper: Callable[[Path], None]) -> None:
+    """It is refused before it enters the node's store, and the next run has it built anew."""
+    with pod.serving():
+        with pytest.raises(ToolkitError, match="what the Driver Toolkit delivered in") as caught:
+            get(pod, tamper)
+        assert "the next run has it built anew" in (caught.value.hint or "")
+        assert list(pod.store.root.glob("sets/*")) == []
+        assert list(pod.store.root.glob("work/*")) == []
+        assert (get(pod).origin, pod.calls) == ("built", 2)
+    assert [entry.problem for entry in pod.store.check()] == [None]
+
+
+def test_another_set_than_was_ordered(pod: Pod) -> None:
+    """A sound set of another recipe in the place of the ordered one is refused by the field that differs."""
+    source = pod.toolchain.source / "nvidia/nv.c"
+    before = source.read_text()
+    with pod.serving():
+        source.write_text(f"{before}// another\n")
+        other = get(pod).set.folder
+        source.write_text(before)
+
+        def swap(folder: Path) -> None:
+            shutil.rmtree(folder)
+            shutil.copytree(other, folder)
+
+        with pytest.raises(ToolkitError, match=r"another set than was ordered.*source_digest"):
+            get(pod, swap)
+    assert len(pod.store.check()) == 1
+
+
+def lie(pod: Pod, **fields: Any) -> str:
+    """The error that an order with another recipe is answered with."""
+    order = pod.order()
+    pod.offer()
+    request = pod.ask(BUILD, RELEASE, evolve(order, recipe=evolve(order.recipe, **fields)))
+    with pod.serving():
+        error = pod.answer(request.attempt).error
+    assert error is not None and error["hint"]
+    assert pod.calls == 0
+    return str(error["message"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"driver_version": "999.99"}, f"has driver_version {VERSION}, wanted is 999.99"),
+        ({"source_digest": "5" * 64}, "no driver source at"),
+        ({"kind": "proprietary"}, "has no proprietary kernel modules"),
+        ({"kind": "../.."}, "has no ../.. kernel modules"),
+        ({"modules": ("nvidia", "nvidia-fs")}, "has no module nvidia-fs"),
+        ({"modules": ("../../etc/x",)}, "has no module ../../etc/x"),
+        ({"kernel_release": "6.6.6"}, "has no headers of kernel 6.6.6"),
+        ({"kernel_release": "../../.."}, "has no headers of kernel ../../.."),
+        ({"arch": "s390"}, "has arch x86_64, wanted is s390"),
+        ({"schema": 2}, "has schema 1, wanted is 2"),
+        ({"certificate": "ab" * 32}, "has certificate None, wanted is"),
+    ],
+)
+def test_orders_that_lie(pod: Pod, fields: Any, words: str) -> None:
+    """An order that does not describe what is there is refused before anything is compiled."""
+    assert words in lie(pod, **fields)
+
+
+def test_a_source_that_is_not_what_its_name_says(pod: Pod) -> None:
+    """A tree in the shared folder that was changed is not built."""
+    order = pod.order()
+    pod.offer()
+    (pod.shared.source(order.recipe.source_digest) / "nvidia/nv.c").write_text(
+        'MODULE_LICENSE("Dual MIT/GPL");'
+    )
+    request = pod.ask(BUILD, RELEASE, order)
+    with pod.serving():
+        error = pod.answer(request.attempt).error or {}
+    assert "source_digest" in error["message"]
+    assert pod.calls == 0
+
+
+def test_half_a_source_is_replaced(pod: Pod) -> None:
+    """What a node that lost its power kept of a source is told from the whole, and offered anew."""
+    pod.offer()
+    (pod.shared.source(pod.order().recipe.source_digest) / "nvidia/nv.c").write_text("")
+    with pod.serving():
+        assert get(pod).origin == "built"
+
+
+def test_a_cause_of_any_length(pod: Pod) -> None:
+    """A compiler's word of 3 MB crosses as its beginning."""
+    pod.program("printf 'nvidia/nv.c:7:3: error: '; head -c 3000000 /dev/zero | tr '\\0' x; exit 2")
+    with pod.serving(), pytest.raises(NvdriverError) as caught:
+        get(pod)
+    assert caught.value.exit_code == 12
+    assert len(caught.value.message) < 20_000
+    assert "nvidia/nv.c:7: xxxx" in caught.value.message
+
+
+def test_an_answer_does_not_hide_another(pod: Pod) -> None:
+    """Asked for headers in the last moment of a build, the toolkit's end answers that in the end."""
+    asked: List[str] = []
+
+    def build(order: Order, _: object, __: object, commands: SystemCommands, ___: object) -> str:
+        asked.append(pod.ask(HEADERS).attempt)
+        commands.check()
+        pod.answer(asked[0])  # but nobody has read it when the build is answered
+        return order.recipe.key
+
+    with pod.serving() as server:
+        server.build = build
+        first = pod.ask(BUILD, RELEASE, pod.order())
+        until = time.monotonic() + 5
+        while not asked:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(0.5)
+        assert pod.answer(asked[0]).error is None
+        assert first.attempt != asked[0]
+
+
+def test_headers_that_are_not_there_end_no_build(pod: Pod) -> None:
+    """A question that cannot be answered while something is built leaves that alone."""
+    pod.hold()
+    with pod.serving():
+        order = pod.order()
+        pod.offer()
+        pod.ask(BUILD, RELEASE, order)
+        pod.in_make()
+        lost = pod.ask(HEADERS, "6.6.6")
+        assert (pod.answer(lost.attempt).error or {})["kind"] == "HeadersMismatch"
+        foreign = pod.ask(BUILD, RELEASE, order)
+        pod.release()
+        assert pod.answer(foreign.attempt).key == order.recipe.key
+    assert pod.calls == 1
+
+
+def test_a_pulse_outlives_what_goes_wrong(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A beat that fails, for whatever reason, is told once, and the next ones come."""
+    failures, write = [ValueError("odd")] * 3, shared.write
+
+    def failing(path: Path, document: object) -> None:
+        if failures:
+            raise failures.pop()
+        write(path, document)
+
+    monkeypatch.setattr(shared, "write", failing)
+    monkeypatch.setattr(shared, "BEAT", 0.02)
+    with capture_logs() as logs, shared.Pulse(pod.shared.driver_beat, "me"):
+        until = time.monotonic() + 5
+        while not pod.shared.driver_beat.exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    assert [line["event"] for line in logs] == ["no sign of life can be given"]
+
+
+@pytest.fixture
+def small(pod: Pod) -> Iterator[Pod]:
+    """A pod whose shared folder is a file system of 1 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    place = pod.shared.root
+    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place), check=True)
+    yield pod
+    for end in pod.ends:
+        end.process.kill()
+        end.process.wait(10)
+    subprocess.run(("umount", "-l", place), check=True)
+
+
+def fill(pod: Pod) -> Path:
+    """Leave no space."""
+    place = pod.shared.root / "filling"
+    with pytest.raises(OSError, match="No space left"), place.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return place
+
+
+def test_a_full_volume_at_the_start(small: Pod) -> None:
+    """The driver's end ends with 18 at once, the toolkit's says so once and waits; freed, both work."""
+    filling = fill(small)
+    toolkit = small.toolkit()
+    toolkit.says("the shared folder takes nothing")
+    began = time.monotonic()
+    outcome = small.driver().outcome()
+    assert (outcome.code, time.monotonic() - began < 2) == (18, True)
+    assert "No space left" in (outcome.error or {})["message"]
+    time.sleep(1)
+    assert len(toolkit.log) == 2
+    filling.unlink()
+    assert (small.driver().outcome().code, small.calls) == (0, 1)
+
+
+def test_a_full_volume_during_the_build(small: Pod) -> None:
+    """Each end says so within 2 s, once; the failure is told in what it frees; the next run builds."""
+    small.hold()
+    toolkit, driver = small.toolkit(), small.driver()
+    small.in_make()
+    time.sleep(0.6)
+    filling = fill(small)
+    assert toolkit.says("no sign of life can be given") < 2
+    assert driver.says("no sign of life can be given") < 2
+    time.sleep(1.5)
+    assert [line["event"] for line in toolkit.log].count("no sign of life can be given") == 1
+    small.release()
+    outcome = driver.outcome()
+    assert (outcome.code, "No space left" in (outcome.error or {})["message"]) == (12, True)
+    filling.unlink()
+    assert (small.driver().outcome().code, small.calls) == (0, 2)
