@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Iterator, List
+from typing import Any, Iterator, List, Optional
 
 import psutil
 import pytest
@@ -21,7 +21,7 @@ from trees import write_tree
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.errors import LoadError, Stopped, UsageError
 from nvdriver_build.loader.host import Host
-from nvdriver_build.userspace.daemons import DAEMONS, Supervisor
+from nvdriver_build.userspace.daemons import DAEMONS, Supervisor, launch
 from nvdriver_build.userspace.daemons import supervisor as supervision
 from nvdriver_build.userspace.daemons.processes import named_in
 
@@ -82,6 +82,25 @@ def test_start_and_stop(root: Path, persistenced: FakeDaemon) -> None:
     supervisor.stop()
     assert persistenced.living == []
     assert not persistenced.pid_file.exists()
+
+
+def test_pid_written_between_two_looks(
+    root: Path, persistenced: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that writes its pid right after it was looked for has not ended."""
+    persistenced.plan("no-pid")
+
+    def look_and_miss(file: Path, program: str) -> Optional[psutil.Process]:
+        found = named_in(file, program)
+        if file == persistenced.pid_file and persistenced.living and not found:
+            file.write_text(f"{persistenced.living[0]}\n")
+        return found
+
+    monkeypatch.setattr(launch, "named_in", look_and_miss)
+    supervisor = make(root)
+    assert supervisor.start() == ("nvidia-persistenced",)
+    supervisor.stop()
+    assert persistenced.living == []
 
 
 def test_the_real_table_holds_nvidias_commands() -> None:

@@ -88,8 +88,11 @@ class Launcher:
 
     def _wait_for(self, daemon: Daemon, said: _Said) -> psutil.Process:
         until = time.monotonic() + self.pid_patience
-        while (process := self.running(daemon)) is None:
-            pid = pid_in(self.root / daemon.pid_file)
+        while True:
+            pid = pid_in(self.root / daemon.pid_file)  # first: it may be written between the two looks
+            process = self.running(daemon)
+            if process is not None:
+                return process
             if pid is not None:
                 raise _ended(pid, said)
             if time.monotonic() > until:
@@ -98,7 +101,6 @@ class Launcher:
                     f"{self.root / daemon.pid_file} within {self.pid_patience:g} s"
                 )
             self._pause()
-        return process
 
     def _pause(self) -> None:
         self.commands.check()
