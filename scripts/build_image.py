@@ -11,6 +11,7 @@ Toolkit image and gives the image of the one-container way, which builds the mod
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -40,9 +41,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="build-image-") as work:
             context = Path(work) / "context"
             lay_out(context, given)
-            if given.base_rootfs:
-                given.base = import_root(given.builder, given.base_rootfs)
-            build(context, given)
+            with base_image(given) as base:
+                build(context, base, given)
+        print(given.tag)
     except NvdriverError as error:
         print(f"build-image: error: {error.message}", file=sys.stderr)
         print(f"build-image: hint: {error.hint}", file=sys.stderr)
@@ -139,9 +140,22 @@ def sources(place: Path, work: Path) -> Iterator[Source]:
         raise errors[0]
 
 
-def import_root(builder: str, root: Path) -> str:
+@contextlib.contextmanager
+def base_image(given: argparse.Namespace) -> Iterator[Optional[str]]:
+    """What the image is built on, None for the default; an imported one has no name afterwards."""
+    if not given.base_rootfs:
+        yield given.toolkit or given.base
+        return
+    name = f"localhost/nvdriver-build-base:{os.getpid()}"
+    import_root(given.builder, given.base_rootfs, name)
+    try:
+        yield name
+    finally:
+        subprocess.run([given.builder, "rmi", name], stdout=subprocess.DEVNULL, check=False)
+
+
+def import_root(builder: str, root: Path, name: str) -> None:
     """An image of a root file system: podman import takes a tar, buildah none."""
-    name = "localhost/nvdriver-build-base:latest"
     if Path(builder).name != "podman":
         raise UsageError(f"{builder} cannot import a root file system", hint="use --builder podman")
     pack = ["tar", "--numeric-owner", "-C", str(root), "-c", "."]
@@ -149,12 +163,11 @@ def import_root(builder: str, root: Path) -> str:
         subprocess.run([builder, "import", "-q", "-", name], stdin=tar.stdout, stdout=sys.stderr, check=True)
     if tar.returncode:
         raise subprocess.CalledProcessError(tar.returncode, pack)
-    return name
 
 
-def build(context: Path, given: argparse.Namespace) -> None:
+def build(context: Path, base: Optional[str], given: argparse.Namespace) -> None:
     values = {
-        "BASE_IMAGE": given.toolkit or given.base,
+        "BASE_IMAGE": base,
         "DRIVER_VERSION": given.driver_version,
         "RUN_SHA256": given.sha256.lower(),
         "VERSION": __version__,
@@ -166,7 +179,6 @@ def build(context: Path, given: argparse.Namespace) -> None:
     for name, value in values.items():
         argv += ["--build-arg", f"{name}={value}"] if value is not None else []
     subprocess.run([*argv, *offline(given.base_rootfs), str(context)], check=True, stdout=sys.stderr)
-    print(given.tag)
 
 
 def offline(base_rootfs: Optional[Path]) -> Sequence[str]:

@@ -78,9 +78,9 @@ class Podman:
         self.program.chmod(0o755)
 
     def clean(self) -> None:
-        """No container, no pod, no volume; images stay."""
-        for words in (("pod", "rm", "-fa", "-t", "0"), ("rm", "-fa", "-t", "0"), ("volume", "rm", "-fa")):
-            self(*words, check=False)
+        """No container, no pod, no volume; images that have a name stay."""
+        for words in ("pod rm -fa -t 0", "rm -fa -t 0", "volume rm -fa", "image prune -f"):
+            self(*words.split(), check=False)
 
     def __call__(
         self, *words: object, check: bool = True, timeout: float = 300, **more: Any
@@ -99,13 +99,14 @@ class Podman:
         """Whether there is such an image."""
         return self("image", "exists", image, check=False).returncode == 0
 
-    def base_image(self, root: Path) -> str:
-        """A root file system as an image, imported once."""
-        mark = f"{root} {root.stat().st_ino} {root.stat().st_mtime_ns}"
-        image = f"{_REPOSITORY}/base:{hashlib.sha256(mark.encode()).hexdigest()[:16]}"
-        with self._missing("base", image) as missing:
+    def base_image(self, name: str, root: Path, *leave_out: str) -> str:
+        """A root file system as an image, imported once; `leave_out` are patterns of tar's."""
+        mark = f"{root} {root.stat().st_ino} {root.stat().st_mtime_ns} {leave_out}"
+        image = f"{_REPOSITORY}/{name}:{hashlib.sha256(mark.encode()).hexdigest()[:16]}"
+        pack = ["tar", "-C", str(root), *(f"--exclude={pattern}" for pattern in leave_out), "-c", "."]
+        with self._missing(name, image) as missing:
             if missing:
-                with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
+                with subprocess.Popen(pack, stdout=subprocess.PIPE) as tar:
                     self("import", "-q", "-", image, stdin=tar.stdout)
         return image
 

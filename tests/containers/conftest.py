@@ -40,7 +40,7 @@ def toolkit() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def base_image(podman: Podman) -> str:
     """An image of Debian packages, with what a driver image needs of its base."""
-    return podman.base_image(load_kit("node").root("node"))
+    return podman.base_image("node", load_kit("node").root("node"))
 
 
 @pytest.fixture(scope="session")

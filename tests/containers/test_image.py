@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 from podman_rig import Podman
 from sample_driver.user_space import FLAGS_FILE, RunFile
-from vm.kit import load_kit
+from vm.kit import KitKernel, load_kit
 
 NVIDIA_FLAGS = {
     "--silent", "--no-kernel-module", "--install-compat32-libs", "--no-nouveau-check", "--no-nvidia-modprobe",
@@ -169,3 +169,23 @@ def test_base_rootfs_is_enough(podman: Podman, run_file: RunFile) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == image
     podman.forget(image)
+
+
+@pytest.fixture(scope="session")
+def one_container_image(podman: Podman, toolkit: Callable[[str], Path], run_file: RunFile) -> str:
+    """The image of the one-container way: the driver on a stand-in Driver Toolkit."""
+    base = podman.base_image("toolkit", toolkit("fits"), "./usr/lib/modules/*/kernel")
+    words = ("--run-file", run_file.path, "--sha256", run_file.sha256, "--driver-version", run_file.version)
+    return podman.driver_image("one", run_file.sha256 + base, "--toolkit", base, *words)
+
+
+def test_one_container(
+    podman: Podman, one_container_image: str, run_file: RunFile, kernel_a: KitKernel
+) -> None:
+    """On a toolkit as its base the image builds in itself what it brings, for the toolkit's kernel."""
+    assert "NVDRIVER_HEADERS=/" in configuration(podman, one_container_image)["Env"]
+    script = "nvdriver-build build --source /usr/src/nvidia-* --headers / --modules nvidia --output /tmp/set"
+    said = sh(podman, one_container_image, script, "-e", "NVDRIVER_STORE=/tmp/store")
+    assert f"driver {run_file.version}" in said and kernel_a.release in said
+    done = podman.run(one_container_image, check=False)
+    assert done.returncode == 19, done.stderr
