@@ -25,7 +25,6 @@ from nvdriver_build.fit import UNFIT, Finding, Fit, check_fit
 from nvdriver_build.fit.providers import KERNEL, owner
 from nvdriver_build.kernel import KernelTarget, Symbol, parse_symvers
 from nvdriver_build.kernel.headers import inside
-from nvdriver_build.sets import Recipe
 
 PEERMEM = "nvidia-peermem"
 """The module, by NVIDIA's name."""
@@ -68,10 +67,6 @@ class Peers:
     def symvers(self) -> str:
         """The exports of both, as text of Module.symvers: all that a build needs to be told."""
         return self.mofed.symvers + symvers_rows(self.nvidia)
-
-    def recipe(self, main: Recipe) -> Recipe:
-        """The recipe of the set that holds nvidia-peermem alone, beside the one of the driver."""
-        return evolve(main, modules=(PEERMEM,), mofed_symvers_sha256=self.mofed.sha256)
 
     def check(
         self,

@@ -9,7 +9,6 @@ from typing import Mapping, Optional
 import pytest
 from facts import driver, export, kernel, symbol
 from kernel_trees import Files
-from module_sets import recipe
 from trees import Link, write_tree
 
 from nvdriver_build.elf import ModuleFacts
@@ -211,13 +210,3 @@ def test_what_a_build_is_told() -> None:
     peers = Peers(mofed(), NVIDIA)
     assert peers.symvers == symvers() + symvers_rows(NVIDIA)
     assert parse_mofed(peers.symvers, "both").symbols["nvidia_gpl"] == symbol(0x55, "nvidia", gpl=True)
-
-
-def test_recipe() -> None:
-    """The set of nvidia-peermem has a key of its own, which another MOFED changes."""
-    main = recipe()
-    mine = Peers(mofed(), NVIDIA).recipe(main)
-    other = Peers(mofed(0x12), NVIDIA).recipe(main)
-    assert mine.modules == ("nvidia-peermem",)
-    assert mine.mofed_symvers_sha256 == mofed().sha256
-    assert len({main.key, mine.key, other.key}) == 3
