@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import pytest
+from bundled import ROOT
 from podman_rig import Podman
 from sample_driver.user_space import FLAGS_FILE, RunFile
 from vm.kit import KitKernel, load_kit
@@ -189,3 +192,43 @@ def test_one_container(
     assert f"driver {run_file.version}" in said and kernel_a.release in said
     done = podman.run(one_container_image, check=False)
     assert done.returncode == 19, done.stderr
+
+
+def test_equal_images(podman: Podman, base_image: str, run_file: RunFile) -> None:
+    """What is built twice from the same things is one image."""
+    words = ("--run-file", run_file.path, "--sha256", run_file.sha256, "--driver-version", run_file.version)
+    images = [f"localhost/nvdriver-build-tests/equal:{number}" for number in (1, 2)]
+    for image in images:
+        assert podman.build_image("--base", base_image, "--tag", image, *words).returncode == 0
+    first, second = (podman("image", "inspect", "--format", "{{.Id}}", image).stdout for image in images)
+    podman("rmi", *images)
+    assert first == second
+
+
+@pytest.mark.parametrize("slot", ["toolkit-without-python", "our-own-image"])
+def test_toolkit_slot(
+    podman: Podman, sample_image: str, toolkit: Callable[[str], Path], tmp_path: Path, slot: str
+) -> None:
+    """The operator's own command in the Driver Toolkit container: where there is nothing to build with, the
+    container says why, idles, and ends at once when the pod goes."""
+    shutil.copy(ROOT / "container/ocp_dtk_entrypoint", tmp_path)
+    (tmp_path / "dir_prepared").touch()
+    shared, name = "/mnt/shared-nvidia-driver-toolkit", f"slot-{slot}"
+    wait = f"until [ -f {shared}/dir_prepared ]; do echo Waiting ...; sleep 10; done"
+    command = ["bash", "-xc", f"{wait}; exec {shared}/ocp_dtk_entrypoint dtk-build-driver"]
+    own = ("-e", "RHCOS_IMAGE_MISSING=true", "--entrypoint", "bash", sample_image, *command[1:])
+    image = own if slot == "our-own-image" else ("--rootfs", f"{toolkit('no-python')}:O", *command)
+    podman("run", "-d", "--network", "none", "--name", name, "-v", f"{tmp_path}:{shared}", *image)
+    until = time.monotonic() + 10
+    while "ocp_dtk_entrypoint: " not in (said := podman("logs", name).stderr) and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    running = podman("inspect", "--format", "{{.State.Running}}", name).stdout.strip()
+    podman("stop", "-t", "5", name)
+    code = podman("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip()
+    podman("rm", "-f", name)
+    assert (running, code) == ("true", "143")
+    if slot == "our-own-image":
+        assert "no Driver Toolkit image" in said and not (tmp_path / "toolkit.json").exists()
+    else:
+        assert json.loads((tmp_path / "toolkit.json").read_text())["error"]["code"] == 10

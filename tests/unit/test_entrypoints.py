@@ -17,7 +17,7 @@ import pytest
 
 CONTAINER = Path(__file__).parents[2] / "container"
 SHELLS = (["dash"], ["bash", "--posix"], ["bash"], ["busybox", "sh"])
-TOOLS = ("sh", "cat", "chmod", "cut", "date", "df", "dirname", "mktemp", "mv", "rm", "sleep", "tr")
+TOOLS = ("sh", "cat", "chmod", "cut", "date", "df", "dirname", "mktemp", "mv", "rm", "sleep", "sort", "tr")
 PYZ = """\
 import json, os, sys
 found = {name: os.environ.get(name) for name in ("SHIV_ROOT", "NVDRIVER_TOOLKIT_DIR", "HOSTILE")}
@@ -327,3 +327,33 @@ def test_started_by_name(tmp_path: Path) -> None:
         ["nvidia-driver", "init"], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[0] == "run"
+
+
+MANAGER = '#!/bin/sh\nprintf "%s " "${0##*/}" "$@" >>"$RECORD"; echo >>"$RECORD"\n'
+
+
+@pytest.mark.parametrize(
+    ("manager", "told"),
+    [
+        ("microdnf", "--nodocs --setopt=install_weak_deps=0 kmod openssl procps-ng util-linux "),
+        ("dnf", "--nodocs --setopt=install_weak_deps=0 kmod openssl procps-ng util-linux "),
+        ("apt-get", "--no-install-recommends kmod mount openssl procps "),
+    ],
+)
+@pytest.mark.parametrize("shell", SHELLS[:3], ids=" ".join, indirect=True)  # busybox has a mount of its own
+def test_what_the_base_lacks_is_installed(shell: List[str], tmp_path: Path, manager: str, told: str) -> None:
+    """While the image is built, in the names of the base's package manager, and nothing that is there."""
+    bin = programs(tmp_path / "bin", python3=real_python(), bash="", chroot="", **{manager: MANAGER})
+    env = environment(bin, RECORD=str(tmp_path / "record"))
+    done = run([*shell, CONTAINER / "install-programs", tmp_path], env, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"install -y {told}\n" in (tmp_path / "record").read_text()
+
+
+@pytest.mark.parametrize("shell", SHELLS[:3], ids=" ".join, indirect=True)
+def test_a_base_without_package_manager(shell: List[str], tmp_path: Path) -> None:
+    """What it lacks ends the build of the image, by name."""
+    bin = programs(tmp_path / "bin", python3=real_python(), bash="", chroot="", ps="", openssl="", mount="")
+    done = run([*shell, CONTAINER / "install-programs", tmp_path], environment(bin), tmp_path)
+    assert done.returncode == 1
+    assert "the base image lacks kmod and has no package manager" in done.stderr and "hint:" in done.stderr
