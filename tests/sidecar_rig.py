@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Union
 
 import psutil
 from attrs import define, field, frozen
@@ -39,6 +39,8 @@ from nvdriver_build.toolkit import Order, Server, Shared, Sidecar
 from nvdriver_build.toolkit.documents import Request, Result, read, write
 
 PATIENCE = 20.0
+ODD = "a'b\"c\n$(touch executed)`touch executed`;touch executed\\ \u20ac"
+"""What a shell would execute, and no reader of lines would leave whole."""
 _MAKE = """\
 exec 9>>{root}/make-lock
 flock -n 9 || echo "$@" >> {root}/twice
@@ -183,17 +185,17 @@ class Pod:
         """Whether two makes ever ran at once."""
         return (self.root / "twice").exists()
 
-    def in_make(self, number: int = 1) -> None:
-        """Wait until make runs for the `number`th time."""
-        until = time.monotonic() + 10
-        while self.calls < number or not (self.root / "in-make").exists():
-            assert time.monotonic() < until, f"make was not started: {[end.log for end in self.ends]}"
-            time.sleep(0.01)
+    def in_make(self) -> None:
+        """Wait until make runs."""
+        self._until((self.root / "in-make").exists)
 
     def introduced(self) -> None:
         """Wait until the toolkit's end has said who it is."""
+        self._until(self.shared.introduction.exists)
+
+    def _until(self, true: Callable[[], bool]) -> None:
         until = time.monotonic() + 10
-        while not self.shared.introduction.exists():
+        while not true():
             assert time.monotonic() < until, [end.log for end in self.ends]
             time.sleep(0.01)
 
@@ -278,6 +280,13 @@ class Pod:
             end.set()
             thread.join(10)
         assert not thread.is_alive()
+
+
+def put(path: Path, content: Union[bytes, Dict[str, Any]]) -> None:
+    """Let a document appear whole, as whoever may write to the folder does."""
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    path.with_name("new").write_bytes(data)
+    path.with_name("new").replace(path)
 
 
 def _until_stopped(server: Server) -> None:

@@ -166,6 +166,18 @@ def test_both_are_killed_in_make(pod: Pod) -> None:
     assert [entry.problem for entry in pod.store.check()] == [None]
 
 
+def test_two_toolkits_at_once(pod: Pod) -> None:
+    """Two instances that both see the request do not both compile."""
+    pod.hold()
+    pod.toolkit()
+    pod.toolkit()
+    driver = pod.driver()
+    pod.in_make()
+    time.sleep(0.5)
+    pod.release()
+    assert (driver.outcome().code, pod.calls) == (0, 1)
+
+
 def test_a_hanging_toolkit_is_told_and_told_again_when_it_is_back(pod: Pod) -> None:
     """Stopped for some seconds, the toolkit's end is missed within 2 s; then the build goes on."""
     pod.hold()
@@ -214,7 +226,10 @@ def test_a_failed_build_is_told_within_1_s(pod: Pod) -> None:
     assert not (pod.root / "executed").exists()
     (tail,) = [line["log"] for line in driver.log if line["event"] == "the end of the build's log"]
     assert tail.endswith("the last line")
-    assert toolkit.process.poll() is None
+    toolkit.kill()
+    pod.toolkit().says("this toolkit")
+    time.sleep(0.5)
+    assert pod.calls == 1, "what was answered is done again"
     pod.program()
     assert (pod.driver().outcome().code, pod.calls) == (0, 2)
 

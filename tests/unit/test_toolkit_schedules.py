@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import tempfile
 import time
 from pathlib import Path
-from typing import List, Tuple
+from typing import List, Set, Tuple
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -23,6 +22,7 @@ class Stage:
     def __init__(self, pod: Pod) -> None:
         self.pod = pod
         self.ends = {"toolkit": pod.toolkit(), "driver": pod.driver()}
+        self.ending: Set[str] = set()
 
     def play(self, which: str, event: str) -> None:
         """Do it to an end."""
@@ -30,16 +30,17 @@ class Stage:
             self.back(which)
         else:
             number = {"kill": signal.SIGKILL, "end": signal.SIGTERM, "stop": signal.SIGSTOP}[event]
-            with contextlib.suppress(ProcessLookupError):
-                self.ends[which].send(number)
+            self.ends[which].send(number)
+            if number == signal.SIGTERM:
+                self.ending.add(self.ends[which].name)
 
     def back(self, which: str) -> End:
         """The end, running; a driver's that is done has been started anew, as a kubelet does."""
         end = self.ends[which]
         if end.process.poll() is None:
             end.send(signal.SIGCONT)
-            with contextlib.suppress(Exception):
-                end.process.wait(0.2)
+        if end.name in self.ending:
+            end.process.wait(5)
         if end.process.poll() is not None:
             self.told(end)
             self.ends[which] = getattr(self.pod, which)()
@@ -48,7 +49,8 @@ class Stage:
     def told(self, end: End) -> None:
         """It ended by a signal, with a set that is sound, or with an error of ours."""
         outcome = end.outcome()
-        assert outcome.code in (-signal.SIGKILL, 128 + signal.SIGTERM) or outcome.key or outcome.error
+        killed = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
+        assert outcome.code in killed or outcome.key or outcome.error
 
 
 @settings(
