@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import psutil
 from attrs import define, field, frozen
@@ -280,13 +280,6 @@ class Pod:
             end.set()
             thread.join(10)
         assert not thread.is_alive()
-
-
-def put(path: Path, content: Union[bytes, Dict[str, Any]]) -> None:
-    """Let a document appear whole, as whoever may write to the folder does."""
-    data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    path.with_name("new").write_bytes(data)
-    path.with_name("new").replace(path)
 
 
 def _until_stopped(server: Server) -> None:

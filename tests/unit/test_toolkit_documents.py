@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Dict, Iterator, Union
 
 import cattrs
 import pytest
 from kernel_trees import RELEASE
-from sidecar_rig import ODD, Pod, put
+from sidecar_rig import ODD, Pod
 from structlog.testing import capture_logs
 
 from nvdriver_build.errors import HeadersError, NvdriverError, ToolkitError
@@ -49,6 +50,13 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
 
 def request(**differ: Any) -> Dict[str, Any]:
     return {**cattrs.unstructure(Request(ATTEMPT, "d", HEADERS, RELEASE)), **differ}
+
+
+def put(path: Path, content: Union[bytes, Dict[str, Any]]) -> None:
+    """Let a document appear whole, as whoever may write to the folder does."""
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    path.with_name("new").write_bytes(data)
+    path.with_name("new").replace(path)
 
 
 def until(true: Callable[[], bool], within: float = 5.0) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Iterator
 
 import pytest
 from kernel_trees import RELEASE, build_tree, toolkit, under
-from sidecar_rig import ODD, Pod, put
+from sidecar_rig import ODD, Pod
 from structlog.testing import capture_logs
 
 from nvdriver_build.errors import HeadersMismatch
+from nvdriver_build.files import publish
 from nvdriver_build.sets import open_set
 from nvdriver_build.toolkit.documents import BUILD, HEADERS, Beat, Introduction, Request, Result, read, write
 
@@ -44,8 +46,8 @@ def test_stale_files_of_an_earlier_pod(pod: Pod) -> None:
 
 def test_garbage_of_an_earlier_pod(pod: Pod) -> None:
     """A stale answer that nobody understands is no answer to a new question."""
-    put(pod.shared.result, b"garbage")
-    put(pod.shared.request, b"garbage")
+    publish(pod.shared.result, b"garbage")
+    publish(pod.shared.request, b"garbage")
     with pod.serving():
         assert pod.sidecar().headers(RELEASE).release == RELEASE
 
@@ -78,7 +80,7 @@ def test_odd_values_come_out_as_they_went_in(pod: Pod) -> None:
         assert made.manifest.provenance.proof == ODD
         write(pod.shared.request, Request("a" * 16, ODD, HEADERS, ODD, tool=ODD))
         assert f"nvdriver-build {ODD}," in (pod.answer("a" * 16).error or {})["message"]
-        put(pod.shared.request, {"schema": 1, "attempt": ODD})
+        publish(pod.shared.request, json.dumps({"schema": 1, "attempt": ODD}))
         assert pod.answer(ODD).error
 
 
