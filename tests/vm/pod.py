@@ -51,7 +51,7 @@ HOST_VOLUMES = {
     EMPTY_DIR: SHARED,
 }
 """gpu-operator, assets/state-driver/0500_daemonset.yaml; /run/nvidia, Bidirectional, is apart."""
-FOLDERS = f"{RUN}/driver/lib/firmware /run/nvidia-fabricmanager /run/nvidia-topologyd /run/mellanox/drivers /var/log"
+FOLDERS = f"{RUN}/driver/lib/firmware /run/mellanox/drivers /run/nvidia-fabricmanager /run/nvidia-topologyd"
 """hostPath, DirectoryOrCreate."""
 TOOLKIT_VOLUMES = {
     "/var/log": "/var/log",
@@ -211,7 +211,7 @@ class Pod:
 
     def kubelet(self) -> None:
         """Make the folders of the volumes that are not there, and the emptyDir."""
-        self.vm.run(f"mkdir -p {VALIDATIONS} {EMPTY_DIR} {FOLDERS}")
+        self.vm.run(f"mkdir -p {VALIDATIONS} {EMPTY_DIR} /var/log {FOLDERS}")
 
     def start(self, **environment: str) -> None:
         """Start both containers as the operator has them."""

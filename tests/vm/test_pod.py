@@ -28,7 +28,7 @@ STORE = "/var/lib/nvdriver-build"
 MODULES = ["nvidia", "nvidia_drm", "nvidia_modeset", "nvidia_uvm"]
 FIRMWARE = f"nvidia/{SAMPLE}/gsp_ga10x.bin"
 NOT_READY = f"grep -qx NotReady {VALIDATIONS}/.driver-daemons-status"
-PERSISTENCED = "/run/nvidia/driver/run/nvidia-persistenced/nvidia-persistenced.pid"
+PERSISTENCED = f"chroot {RUN}/driver cat /var/run/nvidia-persistenced/nvidia-persistenced.pid"
 INSTANCES = "stat -c %i $(ls -d /sys/module/nvidia*)"
 """A module that is loaded again has other files in sysfs."""
 
@@ -104,11 +104,11 @@ def test_the_pod_compiles_loads_and_leaves(pod: Pod, kernel_a: KitKernel, tmp_pa
     vm.run(f"insmod {reader} name={FIRMWARE}; rmmod firmware_reader")
     assert f"firmware_reader: {FIRMWARE} has" in vm.dmesg()
 
-    first = vm.run(f"cat {PERSISTENCED}").stdout
-    lost = vm.run(f"kill -KILL $(cat {PERSISTENCED}); until {NOT_READY}; do sleep 0.1; done", timeout=SLOW)
+    first = vm.run(PERSISTENCED).stdout.strip()
+    lost = vm.run(f"kill -KILL {first}; until {NOT_READY}; do sleep 0.1; done", timeout=SLOW)
     assert lost.seconds < 4, "a daemon that dies is told within 2 s (and 2 more for the emulation)"
     driver.await_(READY)
-    assert vm.run(f"cat {PERSISTENCED}").stdout != first
+    assert vm.run(PERSISTENCED).stdout.strip() != first
     vm.run(f"[ -e {VALIDATIONS}/.driver-ctr-ready ]")  # restored: the probe runs no more
 
     driver.exec(PRE_STOP)
@@ -165,11 +165,11 @@ def test_a_pod_restart_compiles_nothing(pod: Pod, real_build_a: RealBuild, sampl
 
 
 def restart(pod: Pod, **environment: str) -> None:
-    """Start the driver's container again and wait for it; what the killed one announced goes first."""
+    """Start the driver's container again and wait for it; what a killed one announced goes at once."""
     pod.kubelet()
     pod.driver.start(DRIVER, NVDRIVER_LOG_FORMAT="json", **environment)
-    pod.driver.await_(f"! {READY}")
-    assert not any(event["event"] == "done" for event in pod.driver.events()), "withdrawn before all else"
+    at_once = f'while {READY}; do sleep 0.05; done; ! grep \'"event": "done"\' driver.log'
+    pod.vm.run(at_once, timeout=SLOW)
     pod.driver.await_(READY)
 
 
@@ -190,7 +190,7 @@ exec sleep 3600
 
 
 def test_changing_over_from_nvidias_container(pod: Pod, real_build_a: RealBuild, sample_store: Path) -> None:
-    """While it lives it is named, exit 16; what it left is taken over; `unload` leaves a clean node."""
+    """While it lives or is used it is told, exit 16; else it is taken over; `unload` leaves a clean node."""
     vm, driver = pod.vm, pod.driver
     fill_store(vm, sample_store)
     vm.run(f"rm /lib/modules/{pod.kernel.release}/symvers.gz")
@@ -210,6 +210,18 @@ def test_changing_over_from_nvidias_container(pod: Pod, real_build_a: RealBuild,
     assert theirs.end("KILL") == 137
     assert vm.run(f"grep -c ' {RUN}/driver' /proc/self/mountinfo").stdout != "0\n"
     pod.toolkit.start(WAIT_FOR_DRIVER)
+    vm.run(
+        "mknod /dev/nvidiactl c 195 255;"
+        "sh -c 'exec 7</dev/nvidiactl; exec sleep 600' >/dev/null 2>&1 & echo $! >holder"
+    )
+    driver.start(DRIVER, DRIVER_VERSION=SAMPLE)
+    assert driver.ended() == 16, driver.log
+    holder = vm.run("cat holder").stdout.strip()
+    assert f"sleep (pid {holder}: /dev/nvidiactl)" in driver.log
+    assert "nvidia" in pod.loaded(), "nothing is forced"
+    vm.run(f"! {READY} && [ ! -e {VALIDATIONS}/.driver-ctr-ready ]")
+
+    vm.run("kill $(cat holder); rm /dev/nvidiactl")
     restart(pod, DRIVER_VERSION=SAMPLE, DRIVER_CONFIG_DIGEST="0123")
     assert any("unloading it" in event["event"] for event in driver.events())
     status = pod.status()
