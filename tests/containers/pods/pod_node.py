@@ -18,6 +18,7 @@ from typing import Iterator, List, Tuple
 
 from attrs import frozen
 from fake_host import MODPROBE, RMMOD, build_id_note
+from pod_scripts import PROBE, TRAP, WRAPPER
 from vm.kit import KitKernel
 
 from nvdriver_build.elf import read_module
@@ -28,41 +29,6 @@ GPU = {"vendor": "0x10de", "device": "0x2330", "class": "0x030200"}
 TRAPS = ["dnf", "yum", "microdnf", "rpm", "apt", "apt-get", "subscription-manager", "curl", "wget"]
 ENTITLEMENT = ("/etc/pki/entitlement", "/run/secrets/etc-pki-entitlement")
 FOLDERS = ("run", "fabricmanager", "topologyd", "var-log", "mellanox/usr/src", "store", "rig/pci", "rig/bin")
-WRAPPER = """\
-#!/bin/sh
-# What the kernel of the node answers; then the operator's command.
-set -e
-mount --bind /rig/osrelease /proc/sys/kernel/osrelease
-mount --bind /rig/version /proc/sys/kernel/version
-mount --bind /rig/pci /sys/bus/pci/devices
-[ ! -d /rig/module ] || mount --rbind /rig/module /sys/module
-exec "$@"
-"""
-TRAP = """\
-#!/bin/sh
-echo "$0 $*" >>/rig/trapped
-exit 1
-"""
-PROBE = """\
-#!/bin/sh
-# The rules of the GPU Operator's startup probe (gpu-operator, assets/state-driver/0400_configmap.yaml).
-folder=/run/nvidia/validations
-mkdir -p $folder
-[ -f /sys/module/nvidia/refcnt ] || { echo "nvidia is not loaded"; exit 1; }
-word=$(cat $folder/.driver-daemons-status 2>/dev/null || echo Ready)
-[ "$word" = Ready ] || { echo "the daemons are $word"; exit 1; }
-nvidia-smi || { echo "nvidia-smi failed"; exit 1; }
-for name in GDRCOPY_ENABLED GDS_ENABLED GPU_DIRECT_RDMA_ENABLED; do
-    printf '%s: %s\\n' $name "$(printenv $name || echo false)"
-done >$folder/.driver-ctr-ready.tmp
-mv $folder/.driver-ctr-ready.tmp $folder/.driver-ctr-ready
-"""
-PRE_STOP = (
-    "/bin/sh",
-    "-c",
-    "rm -f /run/nvidia/validations/.driver-ctr-ready /run/nvidia/validations/.driver-daemons-status",
-)
-"""As in gpu-operator, assets/state-driver/0500_daemonset.yaml."""
 
 
 @frozen
@@ -92,6 +58,7 @@ class PodNode:
         (folder / "firmware-path").write_text("\n")
         _fake_kernel(folder / "rig", kernel)
         _lay_traps(folder)
+        node.clear_traps()
         lay_out_module_tree(kernel, node.modules)
         return node
 
@@ -167,6 +134,14 @@ class PodNode:
         read = [str(path) for path in self._certificates if path.stat().st_atime > 1]
         return (*calls, *read)
 
+    def clear_traps(self) -> None:
+        """Forget what was noticed so far."""
+        (self.rig / "trapped").write_text("")
+        for certificate in self._certificates:
+            os.utime(
+                certificate, (0, 1)
+            )  # the next read sets the time, also under relatime; not on a read-only mount
+
     @property
     def _certificates(self) -> Iterator[Path]:
         return self.folder.glob("entitlement*/*.pem")
@@ -204,6 +179,17 @@ class PodNode:
         }
         return [*_volumes(volumes), *self.toolkit_mounts(shared)]
 
+    def peermem_mounts(self) -> List[str]:
+        """podman's words for what nvidia-peermem-ctr sees."""
+        volumes = {
+            f"{self.run}": "/run/nvidia:rshared",
+            f"{self.folder}/var-log": "/var/log",
+            f"{self.folder}/dev-log": "/dev/log:ro",
+            f"{self.folder}/mellanox": "/run/mellanox/drivers:rslave",
+            f"{self.rig}": "/rig",
+        }
+        return _volumes(volumes)
+
     def toolkit_mounts(self, shared: Path) -> List[str]:
         """podman's words for what the DTK container sees; the driver's container sees that as well."""
         volumes = {
@@ -213,8 +199,8 @@ class PodNode:
             f"{self.folder}/os-release": "/host-etc/os-release:ro",
             f"{self.rig}": "/rig",
             f"{self.modules.parent}": "/rig/modules:ro",
-            f"{self.folder}/entitlement0": f"{ENTITLEMENT[0]}:ro",
-            f"{self.folder}/entitlement1": f"{ENTITLEMENT[1]}:ro",
+            f"{self.folder}/entitlement0": ENTITLEMENT[0],
+            f"{self.folder}/entitlement1": ENTITLEMENT[1],
         }
         return _volumes(volumes)
 
@@ -267,7 +253,6 @@ def _fake_kernel(rig: Path, kernel: KitKernel) -> None:
 
 
 def _lay_traps(folder: Path) -> None:
-    (folder / "rig/trapped").touch()
     for name in TRAPS:
         trap = folder / "rig/bin" / name
         trap.write_text(TRAP)
@@ -276,7 +261,6 @@ def _lay_traps(folder: Path) -> None:
         certificate = folder / f"entitlement{number}/1.pem"
         certificate.parent.mkdir()
         certificate.write_text("none of your business\n")
-        os.utime(certificate, (0, 1))  # the next read sets the time, also under relatime
 
 
 def _volumes(volumes: dict[str, str]) -> List[str]:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from attrs import define, field, frozen
-from pod_node import PRE_STOP, SHARED, PodNode
+from pod_node import SHARED, PodNode
+from pod_scripts import PRE_STOP
 from podman_rig import Podman
 
 DRIVER, TOOLKIT = "nvidia-driver-ctr", "openshift-driver-toolkit-ctr"
@@ -159,6 +160,12 @@ class Pod:
         mounts = self.node.toolkit_mounts(self.shared)
         return self._start(TOOLKIT, {**environment, **self.environment}, mounts, (*rootfs, "-xc", WAITS))
 
+    def peermem(self) -> Container:
+        """Start the third container that our image has in the pod where RDMA is on."""
+        mounts = self.node.peermem_mounts()
+        wrapped = ("--entrypoint", "sh", self.image, "/rig/node.sh", "nvidia-driver", "reload_nvidia_peermem")
+        return self._start("nvidia-peermem-ctr", self.environment, mounts, wrapped)
+
     def prepared_toolkit(self) -> Container:
         """Start it once the driver's container is ready for it, which saves the operator's 10 s look."""
         end = time.monotonic() + 30
@@ -197,6 +204,12 @@ class Pod:
 
 
 MakePod = Callable[..., Pod]
+
+
+def within(bound: float, what: str, seconds: float) -> None:
+    """It took less than `bound` seconds; how long it took is printed."""
+    print(f"{what} after {seconds:.2f} s")
+    assert 0 <= seconds < bound
 
 
 def _read(path: Path) -> Dict[str, Any]:
