@@ -11,9 +11,13 @@ from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import read_config
 from nvdriver_build.loader.host import Host
 from nvdriver_build.loader.kernel_log import KernelLog
+from nvdriver_build.node.getting import Ways
 from nvdriver_build.node.life import Node
+from nvdriver_build.node.peermem import MofedPlace
 from nvdriver_build.node.status import Reporter
+from nvdriver_build.node.userland import NodeUserland
 from nvdriver_build.readiness import Readiness
+from nvdriver_build.userspace.daemons import Supervisor
 
 
 def main() -> None:
@@ -49,6 +53,9 @@ def main() -> None:
         stop=lambda: None,
         progress=lambda *_: sys.exit("this was to be a store hit"),
         readiness=readiness,
+        ways=Ways(config, commands, MofedPlace(host)),
+        userland=NodeUserland(host, commands, commands, Supervisor(host, commands)),
+        modules=folder / "modules",
         pause=time.sleep,
     )
     with readiness.owned():

@@ -101,9 +101,7 @@ def test_every_setting_has_a_test() -> None:
     tested = {case[0] for case in test_each_setting_is_read.pytestmark[0].args[1]} - {"PATH"}
     assert tested == rows
     rows = {setting.field for setting in config_room._SETTINGS if setting.field}
-    assert rows | {"path", "fabric_manager"} == {
-        field.name for field in attrs.fields(Config)
-    }
+    assert rows | {"path", "fabric_manager"} == {field.name for field in attrs.fields(Config)}
 
 
 @pytest.mark.parametrize(

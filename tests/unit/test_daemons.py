@@ -485,7 +485,7 @@ assert left == ["1"], left
 def test_as_pid_1_zombies_are_dead_and_reaped(root: Path, persistenced: FakeDaemon) -> None:
     """The first process of a container inherits its daemons: a dead one counts as dead, and is reaped."""
     paths = os.pathsep.join(path for path in sys.path if path)
-    argv = ("unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", FIRST, root)
-    argv += (Path(__file__).parent, PERSISTENCED.pid_file)
+    start = ("unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", FIRST)
+    argv = (*start, str(root), str(Path(__file__).parent), str(PERSISTENCED.pid_file))
     ended = subprocess.run(argv, env={"PYTHONPATH": paths, "PATH": PATH}, capture_output=True, timeout=60)
     assert ended.returncode == 0, ended.stderr.decode()

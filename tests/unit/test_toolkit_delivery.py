@@ -16,11 +16,11 @@ from kernel_trees import RELEASE
 from sidecar_rig import Pod
 from structlog.testing import capture_logs
 
-from nvdriver_build.commands import SystemCommands
+from nvdriver_build.commands import Commands, SystemCommands
 from nvdriver_build.errors import NvdriverError, ToolkitError
 from nvdriver_build.obtain import Obtained, Wish, obtain
 from nvdriver_build.sets import Recipe
-from nvdriver_build.toolkit import Order, shared
+from nvdriver_build.toolkit import Order, documents, shared
 from nvdriver_build.toolkit.documents import BUILD, HEADERS
 
 
@@ -176,7 +176,7 @@ def test_an_answer_does_not_hide_another(pod: Pod) -> None:
     """Asked for headers in the last moment of a build, the toolkit's end answers that in the end."""
     asked: List[str] = []
 
-    def build(order: Order, _: object, __: object, commands: SystemCommands, ___: object) -> str:
+    def build(order: Order, _: object, __: object, commands: Commands, ___: object) -> str:
         asked.append(pod.ask(HEADERS).attempt)
         commands.check()
         pod.answer(asked[0])  # but nobody has read it when the build is answered
@@ -212,7 +212,7 @@ def test_headers_that_are_not_there_end_no_build(pod: Pod) -> None:
 
 def test_a_pulse_outlives_what_goes_wrong(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     """A beat that fails, for whatever reason, is told once, and the next ones come."""
-    failures, write = [ValueError("odd")] * 3, shared.write
+    failures, write = [ValueError("odd")] * 3, documents.write
 
     def failing(path: Path, document: object) -> None:
         if failures:
