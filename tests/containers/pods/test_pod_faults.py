@@ -151,6 +151,16 @@ def test_odd_toolkits_serve(make_pod: MakePod, name: str) -> None:
     sound(pod)
 
 
+def test_a_toolkit_with_one_cpu(make_pod: MakePod) -> None:
+    """As many compilers as the container's quota allows, however many processors the node has."""
+    pod = make_pod(limits=("--cpus=1", "--memory=1g"))
+    driver = pod.driver()
+    toolkit = pod.prepared_toolkit()
+    assert '"jobs": 1,' in toolkit.says('"event": "building"').text
+    assert driver.waits() == LOAD_FAILED
+    sound(pod)
+
+
 def test_no_toolkit_image_and_nothing_in_the_store(make_pod: MakePod) -> None:
     """Our image in both places: its slot idles, the driver's ends with 10, nothing is compiled."""
     pod = make_pod("", environment={"RHCOS_IMAGE_MISSING": "true", "RHCOS_VERSION": "416.94.2"})
