@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Dict, List
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/containers/pods")]
+sys.path.insert(0, str(ROOT / "tests"))
 
 from pod_node import PodNode  # noqa: E402
 from pod_rig import Container, Pod  # noqa: E402

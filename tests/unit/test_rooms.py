@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "nvdriver_build"
 ROOMS = (
     "errors", "files", "commands", "elf", "kernel", "fit", "source", "sets", "mofed", "build", "signing",
-    "store", "registry", "toolkit", "obtain", "loader", "userspace", "readiness", "config", "node", "fleet", "cli",
+    "store", "registry", "toolkit", "obtain", "loader", "userspace", "readiness", "config", "node", "fleet",
+    "cli",
 )  # fmt: skip
 """From the ground up: a room imports only rooms before it."""
 LINES = 300
