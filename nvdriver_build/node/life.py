@@ -92,6 +92,8 @@ class Node:
                 raise
             finally:
                 undo_quietly(self.userland)
+                if not driver_modules(self.host):
+                    self.userland.clean()
                 # What cannot be cleared must not hide what ended us.
                 with contextlib.suppress(UsageError):
                     self.readiness.clear()

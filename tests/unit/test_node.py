@@ -261,6 +261,19 @@ def test_no_peermem_without_device_or_wish(rig: Rig, lacking: str) -> None:
     assert rig.toolchain.make_calls() == 1
 
 
+def test_failed_load_leaves_no_firmware(rig: Rig) -> None:
+    """What was put in place for the driver goes where it did not load; it stays beside one that is in use."""
+    rig.node.say("nvidia", *["modprobe: ERROR: could not insert 'nvidia': No such device"] * 3)
+    with pytest.raises((LoadError, NoGpuError)):
+        rig.life().run()
+    assert rig.userland.calls[-2:] == ["undo", "clean"]
+    rig.node.module("nvidia", used=1)
+    rig.userland.calls.clear()
+    with pytest.raises(InUseError):
+        rig.life().run()
+    assert "clean" not in rig.userland.calls
+
+
 def test_stub_of_peermem_is_refused(rig: Rig) -> None:
     """A nvidia-peermem that does not use MOFED's symbols would fail in its init: it is not even loaded."""
     with_mofed(rig)
