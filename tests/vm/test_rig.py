@@ -55,7 +55,7 @@ def test_guest_has_gpu_files_and_python(boot: Boot, kernel_a: KitKernel, fakegpu
 def test_script_in_the_background_lives_on(boot: Boot, kernel_a: KitKernel) -> None:
     """What a script leaves running can be looked at and ended by a later one."""
     with boot(kernel_a) as vm:
-        trap = "trap \"echo ended; exit 0\" TERM; echo began"
+        trap = 'trap "echo ended; exit 0" TERM; echo began'
         vm.run(f"sh -c '{trap}; while :; do sleep 0.1; done' >log 2>&1 & echo $! >pid")
         vm.run("until grep began log; do sleep 0.1; done; kill -TERM $(cat pid)", timeout=30)
         vm.run("until grep ended log; do sleep 0.1; done", timeout=30)
