@@ -22,6 +22,8 @@ from nvdriver_build.errors import NvdriverError
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OUTPUT_LIMIT = 16 * 1024 * 1024
 """Bytes of captured output that are kept; a program that writes more is cut there."""
+_ALIKE = 0.1
+"""Seconds in which a signal for all processes of a container reaches us, too."""
 GRACE = 0.7
 """Seconds between SIGTERM and SIGKILL of a process group."""
 
@@ -211,6 +213,10 @@ def _wait(process: Any, argv: Sequence[str], deadline: float, timeout: float, ti
         end_group(process.pid)
         raise
     code = int(process.process.wait())  # the command's own wait() raises, KeyError for some signals
+    if code:  # one signal may have been for all of us: so ends a container that shares the host's processes
+        time.sleep(_ALIKE if code < 0 else 0)
+        for tick in ticks:
+            tick()
     if code < 0:
         end_group(process.pid)  # its children may live on
         raise CommandError(

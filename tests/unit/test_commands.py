@@ -227,6 +227,25 @@ def test_a_signal_ends_the_whole_group_within_2_s(polite: bool) -> None:
     assert living(NAP) == []
 
 
+@pytest.mark.parametrize("end", ["kill -TERM $$", "exit 2"])
+def test_a_signal_for_all_of_us_is_ours(end: str, tmp_path: Path) -> None:
+    """Where a program ends by the signal that we got, too, that is no failure of the program."""
+    got = tmp_path / "got"
+
+    def check() -> None:
+        if got.exists():
+            raise Stopped(signal.SIGTERM)
+
+    commands = SystemCommands(PATH, check)
+    for _ in range(5):
+        got.unlink(missing_ok=True)
+        with pytest.raises(Stopped):
+            commands.run(["sh", "-c", f"touch {got}; {end}"], timeout=10)
+    got.unlink()
+    with pytest.raises(CommandError, match="killed by SIGTERM"):
+        commands.run(["sh", "-c", "kill -TERM $$"], timeout=10)
+
+
 def test_a_killed_parent_takes_the_program_along() -> None:
     """Where this process is killed, what it has started is told to end, too: no stray compilers."""
     code = "import sys\nfrom nvdriver_build.commands import SystemCommands\n"
