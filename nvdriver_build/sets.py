@@ -21,7 +21,7 @@ from nvdriver_build.files import publish, sha256_file
 SCHEMA = 1
 MANIFEST = "manifest.json"
 _OWN_DIGEST = "sha256"
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     ValueError,
     KeyError,
@@ -30,6 +30,7 @@ _UNREADABLE = (
     RecursionError,
     cattrs.BaseValidationError,
 )
+"""What reading a document that anybody may have written can raise."""
 _MANIFEST_LIMIT = 64 * 1024 * 1024
 
 
@@ -168,7 +169,7 @@ def _read_manifest(path: Path, check: bool) -> Manifest:
         return cattrs.structure(document, Manifest)
     except FileNotFoundError:
         raise _damaged(path.parent, f"it has no {MANIFEST}") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _damaged(path.parent, f"its manifest cannot be read ({type(error).__name__})") from error
 
 

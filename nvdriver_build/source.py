@@ -8,7 +8,6 @@ modules in `kernel-open/`, the proprietary ones in `kernel/`; Debian's tarballs 
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
 import shutil
 import tarfile
@@ -19,7 +18,7 @@ from attrs import field, frozen
 
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import SourceError, UsageError
-from nvdriver_build.files import sha256_file, sha256_tree
+from nvdriver_build.files import FULL, sha256_file, sha256_tree
 from nvdriver_build.files.archives import ArchiveError, unpack
 
 OPEN, PROPRIETARY, AUTO = "open", "proprietary", "auto"
@@ -44,7 +43,6 @@ _BUILT = re.compile(
 _RUN_LIMIT = 600.0
 _PACKED = (b"\x1f\x8b", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 """The first bytes of gz (RFC 1952), xz (its file format, 2.1.1.1) and zst (RFC 8878)."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @frozen
@@ -209,7 +207,7 @@ def _unpacked(archive: Path, work: Path, commands: Commands, run_sha256: Optiona
     except ArchiveError as error:
         raise SourceError(error.message, hint="fetch the archive again, from NVIDIA or Debian") from error
     except OSError as error:
-        if error.errno in _FULL:  # the store's to tell
+        if error.errno in FULL:  # the store's to tell
             raise
         raise SourceError(
             f"{archive} cannot be unpacked: {error.strerror}",

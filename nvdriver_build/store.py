@@ -12,7 +12,6 @@ set is never changed; one whose bytes differ from its manifest is dropped as soo
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import time
@@ -23,11 +22,10 @@ import structlog
 from attrs import frozen
 
 from nvdriver_build.errors import StoreError, UsageError
-from nvdriver_build.files import LockedError, lock, private_folder, publish_folder, sweep
+from nvdriver_build.files import FULL, LockedError, lock, private_folder, publish_folder, sweep
 from nvdriver_build.sets import MANIFEST, ModuleSet, Recipe, explain_miss, open_set
 
 DAY = 86400.0
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _KEY = re.compile(r"[0-9a-f]{64}")
 _log = structlog.get_logger()
 
@@ -84,7 +82,7 @@ class Store:
             try:
                 yield folder
             except OSError as error:
-                if error.errno not in _FULL:
+                if error.errno not in FULL:
                     raise
                 raise self._unusable("is full", error) from error
 

@@ -4,6 +4,7 @@ Nothing here knows what a kernel module is.
 """
 
 from nvdriver_build.files.atomic import (
+    FULL,
     LockedError,
     lock,
     private_folder,
@@ -17,6 +18,7 @@ from nvdriver_build.files.atomic import (
 )
 
 __all__ = [
+    "FULL",
     "LockedError",
     "lock",
     "private_folder",

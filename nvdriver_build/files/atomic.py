@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -17,6 +18,8 @@ from typing import Callable, Iterable, Iterator, Optional, Union
 
 from nvdriver_build.errors import NvdriverError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a full disk says."""
 _CHUNK = 1024 * 1024
 _TEMPORARY = ".tmp-"
 _PRIVATE = ".nvdriver-build-"

@@ -112,9 +112,12 @@ class Ways:
             return Driver(obtained.set, beside.set, mofed.modules)
 
     def _wants_peermem(self) -> bool:
-        if self.config.rdma and not mellanox_present(self.mofed.host):
+        if not self.config.rdma:
+            return False
+        present = mellanox_present(self.mofed.host)
+        if not present:
             _log.info("no Mellanox device: nvidia-peermem is not wanted here")
-        return self.config.rdma and mellanox_present(self.mofed.host)
+        return present
 
     def _wish(self, source: Source, kernel: Kernel) -> Wish:
         return Wish(

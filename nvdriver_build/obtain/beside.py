@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import stat
 from pathlib import Path
 from typing import Optional, Sequence
@@ -12,7 +11,7 @@ from attrs import evolve
 from nvdriver_build.build import Progress, copy_modules
 from nvdriver_build.commands import Commands
 from nvdriver_build.errors import StoreError, ToolkitError
-from nvdriver_build.files import remove
+from nvdriver_build.files import FULL, remove
 from nvdriver_build.kernel import Headers, KernelTarget
 from nvdriver_build.obtain.fitting import require_fit
 from nvdriver_build.obtain.wish import Elsewhere, Obtained, Wish, modules_to_build
@@ -20,8 +19,6 @@ from nvdriver_build.sets import MANIFEST, Recipe, explain_miss, open_set
 from nvdriver_build.source import open_source
 from nvdriver_build.store import Store
 from nvdriver_build.toolkit import SAME_VERSION, Order, Shared
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def fetch(

@@ -15,7 +15,7 @@ from attrs.validators import in_, matches_re
 from nvdriver_build import __version__, errors
 from nvdriver_build.errors import NvdriverError, ToolkitError
 from nvdriver_build.files import publish
-from nvdriver_build.sets import Recipe
+from nvdriver_build.sets import UNREADABLE, Recipe
 
 SCHEMA = 1
 HEADERS, BUILD, NOTHING = "headers", "build", "nothing"
@@ -29,15 +29,6 @@ _ID = r"[0-9a-f]{16}"
 """Ids become names of folders."""
 SAME_VERSION = "both containers of the pod must run the same version: delete the pod"
 _T = TypeVar("_T")
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    cattrs.BaseValidationError,
-)
 
 
 def _sound_digest(_: object, __: object, recipe: Recipe) -> None:
@@ -129,7 +120,7 @@ def read(path: Path, kind: type[_T]) -> Optional[_T]:
         )
     try:
         return cattrs.structure(content, kind)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _damaged(path, type(error).__name__) from error
 
 
@@ -140,7 +131,7 @@ def read_raw(path: Path) -> Optional[Mapping[str, Any]]:
             content = json.loads(file.read(_LIMIT))
     except FileNotFoundError:
         return None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _damaged(path, type(error).__name__) from error
     if not isinstance(content, dict):
         raise _damaged(path, "no object")

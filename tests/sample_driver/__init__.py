@@ -43,18 +43,6 @@ _CORE_FLAGS = {
     "x86_64": f"{_FREESTANDING} -mno-red-zone -mcmodel=kernel -mno-sse -fcf-protection=none".split(),
     "aarch64": f"{_FREESTANDING} -mgeneral-regs-only -mno-outline-atomics".split(),
 }
-_MOFED_HEADER = """\
-/* SPDX-License-Identifier: GPL-2.0 */
-#include <linux/types.h>
-struct peer_memory_client {
-	char name[64];
-	char version[16];
-	int (*get_pages)(u64 start, u64 length);
-	int (*put_pages)(u64 start, u64 length);
-};
-void *ib_register_peer_memory_client(const struct peer_memory_client *client, void *invalidate);
-void ib_unregister_peer_memory_client(void *handle);
-"""
 _MOFED_SYMVERS = """\
 0x0badcafe\tib_register_peer_memory_client\tdrivers/infiniband/core/ib_core\tEXPORT_SYMBOL\t
 0x0badbeef\tib_unregister_peer_memory_client\tdrivers/infiniband/core/ib_core\tEXPORT_SYMBOL\t
@@ -102,7 +90,7 @@ def make_mofed(dest: Path) -> Path:
     """Write what nvidia-peermem wants of MOFED into the new folder `dest`, which stands for
     `/usr/src/ofa_kernel/default`; return `dest`. The symbols exist in no kernel."""
     (dest / "include" / "rdma").mkdir(parents=True)
-    (dest / "include" / "rdma" / "peer_mem.h").write_text(_MOFED_HEADER)
+    shutil.copy(_HERE / "tree/nvidia-peermem/peer_mem.h", dest / "include" / "rdma")
     (dest / "Module.symvers").write_text(_MOFED_SYMVERS)
     return dest
 

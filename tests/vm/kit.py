@@ -8,6 +8,7 @@ kit.source("open")                         # the tarball
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,16 @@ def load_kit(*roles: str) -> Kit:
     """The kit with these roles in it. CalledProcessError if they cannot be fetched; stderr says why."""
     argv = [sys.executable, str(PROGRAM), "--json", *roles]
     return Kit(json.loads(subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout))
+
+
+def compile_module(source: Path, kernel: KitKernel, folder: Path) -> Path:
+    """Compile NAME.ko for a kernel of the kit in `folder`; `source` is the folder NAME with its sources.
+
+    AssertionError with make's words.
+    """
+    for name in (f"{source.name}.c", "Makefile"):
+        shutil.copy(source / name, folder)
+    argv = ["make", "-C", str(folder), f"COMMON={kernel.common}", f"FLAVOUR={kernel.headers}"]
+    done = subprocess.run(argv, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / f"{source.name}.ko"

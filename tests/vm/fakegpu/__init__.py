@@ -7,11 +7,9 @@ vm.run(f"rmmod fakegpu; insmod {ko} {OFF_THE_BUS}")         # other GPUs, by mod
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
-from ..kit import KitKernel
+from ..kit import KitKernel, compile_module
 
 SOURCE = Path(__file__).parent
 
@@ -24,9 +22,4 @@ SECOND_OFF_THE_BUS = "ndev=2 boot42=0,0xffffffff"
 
 def build(kernel: KitKernel, folder: Path) -> Path:
     """Compile fakegpu.ko for a kernel of the kit, in `folder`. AssertionError with make's words."""
-    for name in ("fakegpu.c", "Makefile"):
-        shutil.copy(SOURCE / name, folder)
-    argv = ["make", "-C", str(folder), f"COMMON={kernel.common}", f"FLAVOUR={kernel.headers}"]
-    done = subprocess.run(argv, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "fakegpu.ko"
+    return compile_module(SOURCE, kernel, folder)
