@@ -22,9 +22,15 @@ for name; do
         sed -i 1d {plan}/$name.words
         exit 1
     fi
-    [ ! -d {plan}/$name ] || cp -r {plan}/$name {modules}/$name
+    [ -d {plan}/$name ] || continue
+    mkdir -p {modules}/$name
+    cp -r {plan}/$name/[!i]* {modules}/$name/
+    cp {plan}/$name/initstate {modules}/$name/.initstate
+    mv {modules}/$name/.initstate {modules}/$name/initstate
 done
 """
+"""What it is killed in leaves no half module: the kernel shows all of one or nothing."""
+
 RMMOD = """#!/bin/sh
 echo "rmmod $*" >>{log}
 if [ -s {plan}/$1.busy ]; then
@@ -40,8 +46,9 @@ if [ -n "$(ls {modules}/$1/holders)" ]; then
     echo "rmmod: ERROR: Module $1 is in use by:" $(ls {modules}/$1/holders) >&2
     exit 1
 fi
-rm -r {modules}/$1
+rm {modules}/$1/initstate
 rm -f {modules}/*/holders/$1
+rm -r {modules}/$1
 """
 
 

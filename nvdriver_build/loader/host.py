@@ -69,7 +69,7 @@ def loaded_module(host: Host, name: str) -> Optional[LoadedModule]:
     return LoadedModule(
         name=name,
         state=state,
-        refcount=int(refcount) if refcount is not None else None,
+        refcount=int(refcount) if refcount else None,
         holders=tuple(sorted(path.name for path in folder.glob("holders/*"))),
         build_id=_build_id(folder),
         version=_text(folder / "version"),
