@@ -9,10 +9,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
-from rich.console import Console
-from rich.table import Table
+from click import secho
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -24,7 +23,6 @@ from vm.machine import Machine  # noqa: E402
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nvdriver-build" / "quickstart"
 COMMAND = ROOT / ".venv" / "bin" / "nvdriver-build"
 READY_SECONDS = 300
-console = Console()
 
 
 def main() -> None:
@@ -36,22 +34,22 @@ def main() -> None:
         steps.append((name, time.monotonic() - started, result))
         started = time.monotonic()
 
-    console.rule("real kernel, headers and NVIDIA source")
+    title("real kernel, headers and NVIDIA source")
     kit = load_kit("a", "open", "busybox")
     kernel, source = kit.kernel("a"), unpacked(kit)
     done("fetch", kernel.release)
 
-    console.rule("build")
+    title("build")
     built = nvdriver(
         "build", "--json", "--source", source, "--headers", kernel.headers, "--output", CACHE / "set"
     )
     done(f"build ({built['from']})", f"{len(built['modules'])} modules, key {built['key'][:12]}")
 
-    console.rule("verify")
+    title("verify")
     fit = nvdriver("verify", "--json", CACHE / "set", "--headers", kernel.headers)
     done("verify", fit["fit"])
 
-    console.rule("a real kernel with a fake GPU")
+    title("a real kernel with a fake GPU")
     with tempfile.TemporaryDirectory(prefix="nvdriver-quickstart-") as folder:
         seen = drive(kit, kernel, source, Path(folder), done)
     show(steps, fit, seen)
@@ -71,7 +69,7 @@ def unpacked(kit: Kit) -> Path:
 def nvdriver(*arguments: Any) -> Dict[str, Any]:
     """Run the command as a user would; its JSON document."""
     argv = [str(COMMAND), *map(str, arguments)]
-    console.print("$", " ".join(argv), style="dim", soft_wrap=True)
+    secho(f"$ {' '.join(argv)}", dim=True)
     finished = subprocess.run(
         argv, stdout=subprocess.PIPE, env={**os.environ, "NVDRIVER_STORE": str(CACHE / "store")}
     )
@@ -115,21 +113,27 @@ def drive(kit: Kit, kernel: KitKernel, source: Path, folder: Path, done: Any) ->
 
 
 def show(steps: List[tuple[str, float, str]], fit: Dict[str, Any], seen: Dict[str, str]) -> None:
-    console.rule("what happened")
-    table = Table("stage", "seconds", "result", box=None)
-    for name, seconds, result in steps:
-        table.add_row(name, f"{seconds:.1f}", result)
-    for name, seconds in json.loads(seen["stages"])["timings"].items():
-        table.add_row(f"  run: {name}", f"{seconds:.1f}", "in the VM")
-    console.print(table)
-    modules = Table("module", "fit", box=None)
-    for module in fit["modules"]:
-        modules.add_row(module["name"], module["fit"])
-    console.print(modules)
-    console.print("/proc/driver/nvidia/version", style="bold")
-    console.print(seen["version"], markup=False, highlight=False)
-    console.print("/run/nvidia/validations", style="bold")
-    console.print(seen["files"], markup=False, highlight=False)
+    title("what happened")
+    timings = json.loads(seen["stages"])["timings"]
+    rows = [(name, f"{seconds:.1f}", result) for name, seconds, result in steps]
+    rows += [(f"  run: {name}", f"{seconds:.1f}", "in the VM") for name, seconds in timings.items()]
+    table(("stage", "seconds", "result"), rows)
+    table(("module", "fit"), [(module["name"], module["fit"]) for module in fit["modules"]])
+    secho("/proc/driver/nvidia/version", bold=True)
+    secho(seen["version"])
+    secho("/run/nvidia/validations", bold=True)
+    secho(seen["files"])
+
+
+def title(text: str) -> None:
+    secho(f"\n-- {text} {'-' * (76 - len(text))}", bold=True)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows)]
+    for number, row in enumerate((head, *rows)):
+        secho("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip(), bold=not number)
+    secho("")
 
 
 if __name__ == "__main__":

