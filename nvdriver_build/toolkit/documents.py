@@ -37,6 +37,12 @@ def _sound_digest(_: object, __: object, recipe: Recipe) -> None:
         raise ValueError(recipe.source_digest)
 
 
+def _finite(_: object, __: object, value: float) -> None:
+    """Arithmetic takes it; and NaN, which is equal to nothing, would be a new sign of life at each look."""
+    if not 0 <= value < 10**9:
+        raise ValueError(value)
+
+
 @frozen
 class Order:
     """A set that is wanted, its source in the shared folder. `jobs` is None for what the cgroup allows."""
@@ -84,10 +90,10 @@ class Beat:
     """A sign of life: another `count` each time. The progress of a build is that of `Progress`."""
 
     instance: str
-    count: int = 0
-    done: int = 0
-    total: int = 0
-    elapsed: float = 0.0
+    count: int = field(default=0, validator=_finite)
+    done: int = field(default=0, validator=_finite)
+    total: int = field(default=0, validator=_finite)
+    elapsed: float = field(default=0.0, validator=_finite)
     schema: int = SCHEMA
 
 
