@@ -89,6 +89,13 @@ def test_what_was_tampered_with(pod: Pod, tamper: Callable[[Path], None]) -> Non
     assert [entry.problem for entry in pod.store.check()] == [None]
 
 
+def test_a_module_without_end(pod: Pod, small_disk: Path) -> None:
+    """It is not copied until the node's disk is full, which the kubelet would answer by evictions."""
+    pod.store.root.symlink_to(small_disk)
+    with pod.serving(), pytest.raises(ToolkitError, match="what the Driver Toolkit delivered in"):
+        get(pod, lambda folder: huge(module(folder)))
+
+
 def test_another_set_than_was_ordered(pod: Pod) -> None:
     """A sound set of another recipe in the place of the ordered one is refused by the field that differs."""
     source = pod.toolchain.source / "nvidia/nv.c"
