@@ -62,8 +62,8 @@ class _Setting(NamedTuple):
 
 
 def _text(name: str, value: str) -> str:
-    if "\0" in value or "\n" in value:
-        raise _bad(name, value, "one line of text")
+    if not value.isprintable():  # a byte that is no UTF-8 could not be written to nvidia-driver.state, say
+        raise _bad(name, value, "one line of printable text")
     return value
 
 

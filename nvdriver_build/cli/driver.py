@@ -43,7 +43,7 @@ def _node(config: Config, flag: StopFlag, progress: BuildProgress) -> Node:
 
     commands, leaving = SystemCommands(config.path, check), SystemCommands(config.path, readiness.beat)
     host = host_of(config)
-    supervisor = Supervisor(host, leaving, fabric_manager_config=config.fabric_manager)
+    supervisor = Supervisor(host, commands, fabric_manager_config=config.fabric_manager)
     return Node(
         config=config,
         host=host,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from pathlib import Path
 from typing import Callable, Collection, Optional
 
@@ -14,6 +13,7 @@ from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
 from nvdriver_build.elf import ModuleFacts
 from nvdriver_build.errors import HeadersError, SourceError
+from nvdriver_build.files import publish, read_plain
 from nvdriver_build.fit import UNFIT
 from nvdriver_build.kernel import prove, target_from_headers
 from nvdriver_build.loader.devices import mellanox_present
@@ -29,6 +29,8 @@ from nvdriver_build.store import Store
 from nvdriver_build.toolkit import Order, Sidecar
 
 Progress = Callable[[int, int, float], None]
+_LOG_LIMIT = 64 * 1024 * 1024
+"""Bytes of a build's log that are kept; make writes less than one of these MiB."""
 _log = structlog.get_logger()
 
 
@@ -192,5 +194,4 @@ def require_version(config: Config, source: Source, place: Path) -> None:
 def _keep(log: Path, place: Path) -> None:
     """The log of a build outlives the pod, for people; the build does not fail for want of it."""
     with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(log, place)
+        publish(place, read_plain(log, _LOG_LIMIT), durable=False)

@@ -120,6 +120,7 @@ def test_every_setting_has_a_test() -> None:
         ("NVDRIVER_ANNOUNCE_DRIVER_READY", "1", "true or false"),
         ("NVDRIVER_LOG_FORMAT", "xml", "console or json"),
         ("DRIVER_VERSION", "535\nevil", "one line"),
+        ("DRIVER_CONFIG_DIGEST", "12\udcff", "one line"),
     ],
 )
 def test_a_bad_value_is_told(name: str, text: str, told: str) -> None:

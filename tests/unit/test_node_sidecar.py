@@ -6,7 +6,7 @@ import contextlib
 import gzip
 import threading
 from pathlib import Path
-from typing import Iterator, List
+from typing import Any, Iterator, List
 
 import pytest
 from fake_host import FakeHost
@@ -25,7 +25,7 @@ from nvdriver_build.node.life import Node
 from nvdriver_build.node.peermem import MofedPlace
 from nvdriver_build.obtain import build_ordered
 from nvdriver_build.readiness import Readiness, Status
-from nvdriver_build.toolkit import Server, Shared, Sidecar
+from nvdriver_build.toolkit import Order, Server, Shared, Sidecar
 from nvdriver_build.toolkit.documents import Request, read
 
 NAMES = ("nvidia", "nvidia_uvm", "nvidia_modeset", "nvidia_drm")
@@ -147,6 +147,24 @@ def test_built_beside_and_proven_by_the_nodes_own_symvers(pod: Pod) -> None:
     assert (pod.shared.root / "nvdriver-build.pyz").read_text() == "the bundle"
     assert (pod.shared.root / "ocp_dtk_entrypoint").stat().st_mode & 0o777 == 0o755
     assert pod.shared.prepared.exists()
+
+
+def test_a_log_that_is_no_file_is_not_kept(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link in the place of the log, to a device without end say, is not followed."""
+    pod.describe_node()
+    write_tree(pod.root, {"secret": "of the node"})
+    build = Sidecar.build
+
+    def linked(sidecar: Sidecar, order: Order, *rest: Any) -> Path:
+        folder = build(sidecar, order, *rest)
+        sidecar.log(order.recipe.key).unlink()
+        sidecar.log(order.recipe.key).symlink_to(pod.root / "secret")
+        return folder
+
+    monkeypatch.setattr(Sidecar, "build", linked)
+    with pod.toolkit():
+        assert pod.run().origin == "built"
+    assert list((pod.root / "store/logs").glob("*")) == []
 
 
 def test_the_toolkit_describes_a_node_that_says_nothing(pod: Pod) -> None:
