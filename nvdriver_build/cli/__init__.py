@@ -151,7 +151,7 @@ def _translated(error: Exception) -> NvdriverError:
 
 def _in_a_folder() -> bool:
     try:
-        return bool(os.getcwd())
+        return Path.cwd().is_dir()
     except OSError:
         return False
 

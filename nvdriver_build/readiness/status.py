@@ -70,7 +70,9 @@ def _sound(status: Status) -> bool:
         (status.progress, _PROGRESS),
         (status.error, _ERROR),
     )
-    if not all(value is None or (isinstance(value, dict) and value.keys() >= {*keys}) for value, keys in maps):
+    if not all(
+        value is None or (isinstance(value, dict) and value.keys() >= {*keys}) for value, keys in maps
+    ):
         return False
     numbers = [*(status.timings or {}).values(), *((status.progress or {}).get(key, 0) for key in _PROGRESS)]
     return (

@@ -165,8 +165,8 @@ def test_a_current_folder_that_is_gone_is_no_bug(rig: FakeToolchain) -> None:
     gone = rig.root / "gone"
     gone.mkdir()
     done = subprocess.run(
-        ["sh", "-c", f"rmdir {gone} && exec {words}"],
-        env=environment(rig.root, rig.path), capture_output=True, text=True, check=False, timeout=60, cwd=gone,
+        ["sh", "-c", f"rmdir {gone} && exec {words}"], env=environment(rig.root, rig.path),
+        capture_output=True, text=True, check=False, timeout=60, cwd=gone,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert done.stderr == (

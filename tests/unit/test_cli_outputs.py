@@ -18,9 +18,7 @@ def rig(tmp_path: Path) -> FakeToolchain:
     return FakeToolchain.make(tmp_path)
 
 
-def _into(
-    root: Path, target: Optional[str], *words: object, **more: str
-) -> subprocess.CompletedProcess[str]:
+def _into(root: Path, target: Optional[str], *words: object, **more: str) -> subprocess.CompletedProcess[str]:
     """Run with standard output into a shell's redirection."""
     command = " ".join([sys.executable, "-m", "nvdriver_build", *map(str, words)])
     argv = ["bash", "-c", f"{command} {target}; exit ${{PIPESTATUS[0]}}"]
