@@ -45,10 +45,8 @@ TAIL = 40
 DESCRIPTION = (
     "Module.symvers",
     ".config",
-    "include/generated/utsrelease.h",
-    "include/generated/utsversion.h",
-    "include/generated/compile.h",
-    "include/generated/randstruct_hash.h",
+    *(f"include/generated/{name}.h" for name in ("utsrelease", "utsversion", "compile")),
+    *(f"include/generated/{name}.h" for name in ("randstruct_hash", "randomize_layout_hash")),
 )
 """The files of a build tree that describe its kernel (kernel: Makefile, modpost.c, init/Makefile)."""
 _VERMAGIC = "include/linux/vermagic.h"
