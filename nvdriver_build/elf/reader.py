@@ -65,6 +65,7 @@ def _facts(path: str, stream: IO[bytes], digest: bool) -> ModuleFacts:
         sha256=sha256(stream) if digest else None,
         size=size,
         btf=any(section.name == b".BTF" for section in elf.sections),
+        has_versions=elf.find("__versions") is not None,
     )
 
 
