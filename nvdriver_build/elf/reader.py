@@ -35,7 +35,10 @@ def read_module(path: Union[str, Path], *, digest: bool = True) -> ModuleFacts:
         message, hint = f"{path}: not a sound kernel module: {error}", "build or fetch it again"
         raise ModuleFormatError(message, hint=hint) from error
     except OSError as error:
-        raise ModuleFormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise ModuleFormatError(
+            f"{path}: cannot be read: {error.strerror or error}",
+            hint="is that the name, and may this user read it? A compressed module is unpacked in TMPDIR",
+        ) from error
 
 
 def _facts(path: str, stream: IO[bytes], digest: bool) -> ModuleFacts:
