@@ -77,7 +77,7 @@ def target_from_headers(headers: Headers) -> KernelTarget:
     raw_config = _read(headers.output / ".config")
     config = parse_config(raw_config.decode("utf-8", "replace"))
     vermagic_h = headers.sources / "include/linux/vermagic.h"
-    text = vermagic_h.read_text(errors="replace") if vermagic_h.exists() else ""
+    text = _read(vermagic_h).decode("utf-8", "replace") if vermagic_h.exists() else ""
     return KernelTarget(
         release=headers.release,
         arch=_arch(config, headers.output),
