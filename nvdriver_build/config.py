@@ -19,6 +19,8 @@ PREFIX = "NVDRIVER_"
 FABRIC_MANAGER = "NVFM_CONFIG_"
 DEFAULT_STORE = Path("/var/lib/nvdriver-build")
 """The node's store: it outlives pods and boots."""
+MOST_JOBS = 1024
+"""Thousands of compilers at once run out of file descriptors (dkms 100)."""
 _MIB = 1024 * 1024
 _DIGITS = 9
 
@@ -85,6 +87,12 @@ def _count(name: str, value: str) -> int:
     return int(value)
 
 
+def _jobs(name: str, value: str) -> int:
+    if _count(name, value) > MOST_JOBS:
+        raise _bad(name, value, f"a whole number from 1 up to {MOST_JOBS}")
+    return int(value)
+
+
 def _mebibytes(name: str, value: str) -> int:
     return _count(name, value) * _MIB
 
@@ -136,7 +144,7 @@ _SETTINGS = (
     _Setting("NVDRIVER_PARAMETERS", "parameters", Path("/drivers"), _path),
     _Setting("NVDRIVER_RUN_DIR", "run_dir", Path("/run/nvidia"), _path),
     _Setting("NVDRIVER_COMPILER_MISMATCH", "compiler_mismatch", False, _allow),
-    _Setting("NVDRIVER_JOBS", "jobs", None, _count),
+    _Setting("NVDRIVER_JOBS", "jobs", None, _jobs),
     _Setting("NVDRIVER_JOB_MEMORY_MIB", "job_memory", 1024 * _MIB, _mebibytes),
     _Setting("NVDRIVER_ANNOUNCE_DRIVER_READY", "announce_driver_ready", False, _flag),
     _Setting("NVDRIVER_DRIVER_ROOT", "driver_root", Path("/run/nvidia/driver"), _path),

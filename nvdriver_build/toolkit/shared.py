@@ -26,6 +26,7 @@ DESCRIPTION = (
     "include/generated/utsversion.h",
     "include/generated/compile.h",
     "include/generated/randstruct_hash.h",
+    "include/generated/randomize_layout_hash.h",
 )
 """The files of a build tree that describe its kernel (kernel: Makefile, modpost.c, init/Makefile)."""
 VERMAGIC = "include/linux/vermagic.h"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any, Callable, List
 
 import pytest
-from cli_runs import build_words, cli, document
+from cli_runs import build_words, cli, document, environment
 from elf_files import module
 from fake_toolchain import FakeToolchain, driver_tree
 from trees import write_tree
@@ -155,3 +157,18 @@ def test_a_wrong_word_cannot_steer_the_terminal(tmp_path: Path) -> None:
     for words in ([f"x{STEERING}"], [f"--{STEERING}"], ["status", STEERING], ["probe", STEERING]):
         done = cli(tmp_path, *words)
         assert (done.returncode, "\x1b" in done.stderr, r"\x1b" in done.stderr) == (2, False, True)
+
+
+def test_a_current_folder_that_is_gone_is_no_bug(rig: FakeToolchain) -> None:
+    """Somebody removed the folder that the shell stands in: told as that, as the user's to mend."""
+    words = " ".join(map(str, [sys.executable, "-m", "nvdriver_build", *build_words(rig)]))
+    gone = rig.root / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        ["sh", "-c", f"rmdir {gone} && exec {words}"], env=environment(rig.root, rig.path),
+        capture_output=True, text=True, check=False, timeout=60, cwd=gone,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == (
+        "error: the current folder does not exist any more\nhint: change into one that does\n"
+    )

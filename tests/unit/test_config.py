@@ -112,6 +112,7 @@ def test_every_setting_has_a_test() -> None:
         ("NVDRIVER_STORE", "~/store", "an absolute path"),
         ("NVDRIVER_JOBS", "0", "from 1 up"),
         ("NVDRIVER_JOBS", "-1", "from 1 up"),
+        ("NVDRIVER_JOBS", "1025", "from 1 up to 1024"),
         ("NVDRIVER_JOBS", "1.5", "from 1 up"),
         ("NVDRIVER_JOBS", "٣", "from 1 up"),
         ("NVDRIVER_JOBS", "9" * 5000, "from 1 up"),
