@@ -121,7 +121,7 @@ def _write(built: ModuleSet, place: Path) -> None:
     try:
         with private_folder(place.parent) as private:
             (private / "set").mkdir()
-            for path in built.folder.iterdir():
+            for path in (built.folder / MANIFEST, *built.paths):
                 shutil.copyfile(path, private / "set" / path.name)
             sync(private)
             _require_replaceable(place)  # a build takes minutes
