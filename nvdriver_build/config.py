@@ -167,6 +167,13 @@ def read_config(environment: Optional[Mapping[str, str]] = None, root: Path = Pa
     return Config(path=given.get("PATH") or DEFAULT_PATH, **values)
 
 
+def run_dir(environment: Optional[Mapping[str, str]] = None) -> Path:
+    """The folder that others look into, where everything else that was given may be wrong."""
+    (setting,) = (each for each in _SETTINGS if each.field == "run_dir")
+    text = (os.environ if environment is None else environment).get(setting.name, "")
+    return Path(text) if text.startswith("/") else Path(setting.default)
+
+
 def _fabric_manager(given: Mapping[str, str]) -> Mapping[str, str]:
     """NVIDIA's NVFM_CONFIG_NAME=VALUE: lines of the fabric manager's own configuration."""
     names = sorted(name for name in given if name.startswith(FABRIC_MANAGER))

@@ -12,7 +12,7 @@ from attrs import frozen
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
 from nvdriver_build.elf import ModuleFacts
-from nvdriver_build.errors import HeadersError, SourceError
+from nvdriver_build.errors import HeadersError, SourceError, ToolkitError
 from nvdriver_build.files import publish, read_plain
 from nvdriver_build.fit import UNFIT
 from nvdriver_build.kernel import prove, target_from_headers
@@ -72,12 +72,12 @@ class Ways:
     def prepare(self) -> None:
         """Let the container beside us start its end, whether it will be needed or not."""
         if self.sidecar is not None:
-            self.sidecar.prepare()
+            _told_only(self.sidecar.prepare)
 
     def dismiss(self) -> None:
         """Nothing more is wanted of the container beside us."""
         if self.sidecar is not None:
-            self.sidecar.dismiss()
+            _told_only(self.sidecar.dismiss)
 
     def get(self, kernel: Kernel, report: Reporter, progress: Progress) -> Driver:
         """What is to be loaded on the kernel that runs; raises as `obtain`.
@@ -169,6 +169,14 @@ class Ways:
             hint="ImageStream driver-toolkit in namespace openshift should have a tag of that name; or put a "
             "set into the store. Nothing is installed from package repositories",
         )
+
+
+def _told_only(act: Callable[[], None]) -> None:
+    """A shared folder that takes nothing ends nobody who has a set: who needs it will be told."""
+    try:
+        act()
+    except ToolkitError as error:
+        _log.warning("the container beside cannot be told", reason=error.message)
 
 
 def _told(obtained: Obtained) -> None:

@@ -77,6 +77,8 @@ class Sidecar:
 
         Raises HeadersError as the toolkit's end does where it has none.
         """
+        if not self.shared.prepared.exists():
+            self.prepare()
         result = self._ask(self._request(HEADERS, release))
         folder = self.shared.headers / result.attempt
         with self._usable():
