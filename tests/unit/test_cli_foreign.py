@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Callable, List
 
 import pytest
+import structlog
 from cli_runs import build_words, cli, document, environment
 from elf_files import module
 from fake_toolchain import FakeToolchain, driver_tree
 from trees import write_tree
 
-from nvdriver_build.cli import printable
+from nvdriver_build.cli import logs, printable
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.errors import HeadersError, SourceError
 from nvdriver_build.kernel import find_headers
@@ -150,6 +151,19 @@ def test_lines_of_a_message_cannot_be_taken_for_ours(rig: FakeToolchain) -> None
     assert done.returncode == 12
     assert "\n       hint: rm -rf /\n" in done.stderr
     assert "\x1b]0" not in done.stderr
+
+
+def test_a_log_line_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is logged is escaped on a console, and stays one line."""
+    before = structlog.get_config()
+    logs.configure("console", 20)
+    try:
+        structlog.get_logger().warning(f"one\n{STEERING}", by=STEERING, number=7)
+    finally:
+        structlog.configure(**before)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.count(r"\x1b]0;owned") == 2 and "number=7" in line
+    assert line.isprintable()
 
 
 def test_a_wrong_word_cannot_steer_the_terminal(tmp_path: Path) -> None:
