@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Iterator, Union
 import cattrs
 import pytest
 from kernel_trees import RELEASE
+from sidecar_processes import SOON
 from sidecar_rig import ODD, Pod
 from structlog.testing import capture_logs
 
@@ -59,7 +60,7 @@ def put(path: Path, content: Union[bytes, Dict[str, Any]]) -> None:
     path.with_name("new").replace(path)
 
 
-def until(true: Callable[[], bool], within: float = 5.0) -> float:
+def until(true: Callable[[], bool], within: float = SOON) -> float:
     """Seconds until it is so."""
     began = time.monotonic()
     while not true():
@@ -116,6 +117,7 @@ def test_a_request_that_is_no_file(pod: Pod, kind: str) -> None:
 def test_requests_that_are_refused(pod: Pod, differ: Dict[str, Any], words: str) -> None:
     """Whoever asks so, in another version of ours, say, is answered by its own id within 1 s."""
     with pod.serving():
+        pod.introduced()
         put(pod.shared.request, request(**differ))
         result = pod.answer(request(**differ)["attempt"], within=1)
     error = result.error or {}
