@@ -179,7 +179,8 @@ class Container:
 
     def events(self) -> List[Dict[str, Any]]:
         """Its log, a document a line, where NVDRIVER_LOG_FORMAT=json."""
-        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        lines = self.log[: self.log.rfind("\n") + 1].splitlines()  # the last one may be half there
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 @define

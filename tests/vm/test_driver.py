@@ -57,7 +57,8 @@ class Node:
 
     def events(self) -> List[Dict[str, Any]]:
         """The log of the last `run`, a document a line; the last lines are its error message."""
-        lines = (self.vm.share / "run.log").read_text().splitlines()
+        log = (self.vm.share / "run.log").read_text()
+        lines = log[: log.rfind("\n") + 1].splitlines()  # what comes behind is being written
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def status(self) -> Dict[str, Any]:
