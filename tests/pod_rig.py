@@ -13,13 +13,12 @@ import itertools
 import json
 import os
 import re
-import shutil
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from attrs import define, field, frozen
-from pod_node import SHARED, PodNode
+from pod_node import SHARED, PodNode, remove
 from pod_scripts import PRE_STOP
 from podman_rig import Podman
 
@@ -147,7 +146,7 @@ class Pod:
         for container in self.containers:
             print(f"--- {container.name}\n{container.text[-20000:]}")
             container.remove()
-        _remove(self.shared)
+        remove(self.shared)
 
     def driver(self, *words: str) -> Container:
         """Start the driver's container, by the operator's command unless others are given."""
@@ -219,13 +218,6 @@ def within(bound: float, what: str, seconds: float) -> None:
     """It took less than `bound` seconds; how long it took is printed."""
     print(f"{what} after {seconds:.2f} s")
     assert 0 <= seconds < bound
-
-
-def _remove(folder: Path) -> None:
-    """Remove it; what a dead container has started may write into it a moment longer."""
-    end = time.monotonic() + 30
-    while folder.exists():
-        shutil.rmtree(folder, ignore_errors=time.monotonic() < end)
 
 
 def _read(path: Path) -> Dict[str, Any]:
