@@ -175,8 +175,14 @@ def _dies_with_us() -> Callable[[], None]:
     """For a new process: SIGTERM once its parent is gone. A killed build leaves no stray compilers."""
     import ctypes
 
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def tie() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it went before it could be told
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return tie
 
 
 def pasteable(argv: Sequence[str]) -> str:

@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from real_build import RealBuild, build_real, unpacked
 from vm.kit import KitKernel, load_kit
 
 # CI judges a change by the same examples each time; at a desk every run looks for new ones. These machines
-# are too uneven for time limits on an example.
-settings.register_profile("ci", derandomize=True, deadline=None)
-settings.register_profile("desk", deadline=None)
+# are too uneven for time limits, on an example or on its making.
+settings.register_profile("desk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("desk"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 

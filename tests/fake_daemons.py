@@ -53,7 +53,7 @@ os.write(done, b"1")
 if told("die"):
     os._exit(5)
 if told("die-soon"):
-    time.sleep(0.15)
+    time.sleep(0.1)
     os._exit(5)
 while True:
     signal.pause()
@@ -116,7 +116,7 @@ def runs(pid: int) -> bool:
         return False
 
 
-def eventually(condition: Callable[[], object], seconds: float = 20.0) -> float:
+def eventually(condition: Callable[[], object], seconds: float = 60.0) -> float:
     """Wait until `condition` holds; the seconds that it took. A busy machine gets some patience."""
     started = time.monotonic()
     while not condition():

@@ -22,7 +22,7 @@ for name; do
         sed -i 1d {plan}/$name.words
         exit 1
     fi
-    [ -d {plan}/$name ] || continue
+    [ -d {plan}/$name ] && [ ! -e {modules}/$name/initstate ] || continue
     mkdir -p {modules}/$name
     cp -r {plan}/$name/[!i]* {modules}/$name/
     cp {plan}/$name/initstate {modules}/$name/.initstate
@@ -32,6 +32,7 @@ done
 """What it is killed in leaves no half module: the kernel shows all of one or nothing."""
 
 RMMOD = """#!/bin/sh
+trap '' TERM
 echo "rmmod $*" >>{log}
 if [ -s {plan}/$1.busy ]; then
     head -n 1 {plan}/$1.busy >&2

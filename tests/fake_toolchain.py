@@ -8,8 +8,9 @@ The fake make puts modules that fit the headers into the tree, as NVIDIA's would
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Iterator, Mapping, Sequence
 
 from attrs import frozen
 from elf_files import export, module
@@ -93,6 +94,11 @@ class FakeToolchain:
         rig.program("strip", _STRIP)
         rig.program("gcc", f"echo '{RHEL_COMPILER}'")
         return rig
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[FakeToolchain]:
+        """Another one, as it was at first."""
+        yield FakeToolchain.make(self.root / "again")
 
     def program(self, name: str, script: str) -> None:
         """Put a shell script first on `path`."""

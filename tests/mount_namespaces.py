@@ -37,7 +37,8 @@ def mountinfo() -> str:
 def points(place: Path) -> Tuple[str, ...]:
     """What is mounted at `place` or below, in the kernel's spelling; for paths without blanks."""
     found = (line.split()[4] for line in mountinfo().splitlines())
-    return tuple(point for point in found if point == str(place) or point.startswith(f"{place}/"))
+    above = str(place).rstrip("/")
+    return tuple(point for point in found if point == str(place) or point.startswith(f"{above}/"))
 
 
 def shared_folder(path: Path) -> Path:
@@ -54,6 +55,7 @@ def in_host(act: Act) -> None:
     def inside() -> None:
         _unshare()
         mount("--make-rprivate", "/")
+        _forget_others()
         act()
 
     assert _wait(_fork(inside)) == 0
@@ -72,6 +74,13 @@ def in_container(act: Act, *, shared_root: bool = False) -> int:
         act()
 
     return _wait(_fork(inside))
+
+
+def _forget_others() -> None:
+    """Let go of what other tests have mounted: it goes from every namespace once its folder is removed."""
+    theirs = (point for point in points(Path("/")) if "/pytest-of-" in point or "/podman/" in point)
+    for point in sorted(theirs, key=len, reverse=True):
+        subprocess.run(("umount", "-l", point), check=False, stderr=subprocess.DEVNULL)
 
 
 def _unshare() -> None:

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
@@ -72,7 +73,7 @@ class PodNode:
             yield node
         finally:
             node.unshare()
-            shutil.rmtree(folder)
+            remove(folder)
 
     def takes(self, module_set: Path) -> None:
         """From now on the node's kernel takes the modules of this set, and lets them go.
@@ -215,6 +216,14 @@ def lay_out_module_tree(kernel: KitKernel, place: Path) -> None:
     symvers = (kernel.headers / "Module.symvers").read_bytes()
     (place / "symvers.gz").write_bytes(gzip.compress(symvers, 1, mtime=0))
     shutil.copyfile(kernel.headers / ".config", place / "config")
+
+
+def remove(folder: Path) -> None:
+    """Remove it; what a dead container has started may write into it a moment longer."""
+    end = time.monotonic() + 30
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=time.monotonic() < end)
+        time.sleep(0.05)
 
 
 def _mounted() -> List[str]:

@@ -13,13 +13,12 @@ import itertools
 import json
 import os
 import re
-import shutil
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from attrs import define, field, frozen
-from pod_node import SHARED, PodNode
+from pod_node import SHARED, PodNode, remove
 from pod_scripts import PRE_STOP
 from podman_rig import Podman
 
@@ -31,6 +30,8 @@ WAITS = (
 )
 """What the operator has bash do in the DTK container."""
 _ENVIRONMENT = {"NVIDIA_VISIBLE_DEVICES": "void", "DRIVER_CONFIG_DIGEST": "2768893512"}
+SLOW = 300
+"""Seconds for what takes some: compilers, beside other tests on a machine with two processors."""
 _numbers = itertools.count()
 _LINE = re.compile(r"^(\S+) (?:stdout|stderr) [FP] (.*)$")
 
@@ -54,8 +55,8 @@ class Container:
 
     def said(self) -> List[Said]:
         """The log so far."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        found = (_LINE.match(line) for line in lines)
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        found = (_LINE.match(line) for line in text[: text.rfind("\n") + 1].splitlines())  # whole lines
         return [Said(_seconds(match[1]), match[2]) for match in found if match]
 
     @property
@@ -63,7 +64,7 @@ class Container:
         """The log so far, as a person reads it."""
         return "\n".join(line.text for line in self.said())
 
-    def says(self, words: str, timeout: float = 60, since: float = 0.0) -> Said:
+    def says(self, words: str, timeout: float = SLOW, since: float = 0.0) -> Said:
         """The first line with these words, waited for; AssertionError with the log where it never comes."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -73,7 +74,7 @@ class Container:
             time.sleep(0.02)
         raise AssertionError(f"{self.name} never said {words!r}:\n{self.text}")
 
-    def waits(self, timeout: float = 60) -> int:
+    def waits(self, timeout: float = SLOW) -> int:
         """Its exit code, once it has ended."""
         return int(self.podman("wait", self.name, timeout=timeout).stdout)
 
@@ -83,12 +84,19 @@ class Container:
         shown = self.podman("inspect", "--format", "{{.State.Running}}", self.name, check=False)
         return shown.stdout.strip() == "true"
 
+    @property
+    def began(self) -> float:
+        """When its first process began, which is some time after podman was asked for it."""
+        return self._moment("StartedAt")
+
     def kill(self) -> float:
-        """SIGKILL; when it was sent."""
-        sent = time.time()
+        """SIGKILL; when it died of it: podman takes a while to send it."""
         self.podman("kill", "-s", "KILL", self.name)
         self.podman("wait", self.name)
-        return sent
+        return self._moment("FinishedAt")
+
+    def _moment(self, field: str) -> float:
+        return int(self.podman("inspect", "-f", f"{{{{.State.{field}.UnixNano}}}}", self.name).stdout) / 1e9
 
     def stop(self) -> float:
         """As a kubelet does it: preStop, SIGTERM, SIGKILL after 30 s. Seconds that the second one took."""
@@ -138,7 +146,7 @@ class Pod:
         for container in self.containers:
             print(f"--- {container.name}\n{container.text[-20000:]}")
             container.remove()
-        shutil.rmtree(self.shared)
+        remove(self.shared)
 
     def driver(self, *words: str) -> Container:
         """Start the driver's container, by the operator's command unless others are given."""
@@ -168,7 +176,7 @@ class Pod:
 
     def prepared_toolkit(self) -> Container:
         """Start it once the driver's container is ready for it, which saves the operator's 10 s look."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + SLOW
         while not (self.shared / "dir_prepared").exists() and time.monotonic() < end:
             time.sleep(0.02)
         return self.toolkit()
@@ -190,9 +198,9 @@ class Pod:
         """A document in the shared folder; empty where it is not there."""
         return _read(self.shared / name)
 
-    def waits_for(self, name: str, fits: Callable[[Dict[str, Any]], bool], timeout: float = 60) -> None:
+    def waits_for(self, name: str, fits: Callable[[Dict[str, Any]], bool]) -> None:
         """Wait for a document in the shared folder."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + SLOW
         while not fits(self.document(name)):
             assert time.monotonic() < end, f"{name} is {self.document(name)}"
             time.sleep(0.02)

@@ -11,7 +11,6 @@ the same time as another one is told by `pod.twice`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -23,10 +22,11 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
-import psutil
-from attrs import define, field, frozen
+from attrs import define, field
 from fake_toolchain import FakeToolchain
 from kernel_trees import RELEASE, toolkit
+from processes import living
+from sidecar_processes import PATIENCE, SOON, End
 from trees import write_tree
 
 from nvdriver_build.commands import SystemCommands
@@ -38,7 +38,6 @@ from nvdriver_build.store import Store
 from nvdriver_build.toolkit import Order, Server, Shared, Sidecar
 from nvdriver_build.toolkit.documents import Request, Result, read, write
 
-PATIENCE = 20.0
 ODD = "a'b\"c\n$(touch executed)`touch executed`;touch executed\\ \u20ac"
 """What a shell would execute, and no reader of lines would leave whole."""
 _MAKE = """\
@@ -55,63 +54,6 @@ while [ -e {root}/hold ]; do sleep 0.02 9>&-; done
 {ending}
 for module in {root}/toolchain/modules/*.ko; do cp "$module" "$tree"/; done
 """
-
-
-@frozen
-class Outcome:
-    """How a driver's end ended: `key` and `origin`, or `error` as in the contracts."""
-
-    code: int
-    key: Optional[str] = None
-    origin: Optional[str] = None
-    error: Optional[Dict[str, Any]] = None
-
-
-@define
-class End:
-    """A process that is one of the two ends."""
-
-    process: subprocess.Popen[bytes]
-    root: Path
-    name: str
-    _read: int = 0
-
-    @property
-    def log(self) -> List[Dict[str, Any]]:
-        """What it has logged."""
-        lines = (self.root / f"{self.name}.log").read_text().splitlines(keepends=True)
-        assert not any(line.startswith("Traceback") for line in lines), "".join(lines)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-
-    def says(self, words: str, within: float = 10.0) -> float:
-        """Seconds until it says so in its log, behind what was found there before."""
-        began = time.monotonic()
-        while True:
-            log = self.log
-            for number in range(self._read, len(log)):
-                if words in log[number]["event"]:
-                    self._read = number + 1
-                    return time.monotonic() - began
-            silent = time.monotonic() - began > within
-            assert not silent, f"{self.name} did not say {words!r}: {log}"
-            time.sleep(0.01)
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal; one that is killed is waited for."""
-        self.process.send_signal(number)
-        if number == signal.SIGKILL:
-            self.process.wait(10)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.send(signal.SIGKILL)
-
-    def outcome(self, within: float = 20.0) -> Outcome:
-        """Wait for its end."""
-        code = self.process.wait(within)
-        text = (self.root / f"{self.name}.out").read_text()
-        assert self.log is not None
-        return Outcome(code, **json.loads(text)) if text else Outcome(code)
 
 
 @define
@@ -135,14 +77,23 @@ class Pod:
         try:
             yield pod
         finally:
-            for end in pod.ends:
-                with contextlib.suppress(ProcessLookupError):
-                    end.process.kill()
-                end.process.wait(10)
-        until = time.monotonic() + 5
-        while pod.makes():
-            assert time.monotonic() < until, f"left: {pod.makes()}"
-            time.sleep(0.02)
+            pod.end()
+
+    def end(self) -> None:
+        """Kill both ends, and wait for all that they have started."""
+        for end in self.ends:
+            end.kill()
+        self._until(lambda: not living(f"{self.root}/"))
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[Pod]:
+        """Another pod; this one is over, whatever its make is doing."""
+        for process in living(f"{self.root}/toolchain"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        self.end()
+        with Pod.make(self.root / "again") as pod:
+            yield pod
 
     @property
     def shared(self) -> Shared:
@@ -194,20 +145,14 @@ class Pod:
         self._until(self.shared.introduction.exists)
 
     def _until(self, true: Callable[[], bool]) -> None:
-        until = time.monotonic() + 10
+        until = time.monotonic() + SOON
         while not true():
-            assert time.monotonic() < until, [end.log for end in self.ends]
+            assert time.monotonic() < until, ([end.log for end in self.ends], living(f"{self.root}/"))
             time.sleep(0.01)
 
     def makes(self) -> List[int]:
         """The processes of make, and what they have started, that are alive."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                words = " ".join(process.cmdline())
-                if f"{self.root}/toolchain/bin" in words and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process.pid)
-        return found
+        return [process.pid for process in living(f"{self.root}/toolchain/bin")]
 
     def toolkit(self) -> End:
         """Start the toolkit's end."""
@@ -246,7 +191,7 @@ class Pod:
         write(self.shared.request, request)
         return request
 
-    def answer(self, attempt: str, within: float = 10.0) -> Result:
+    def answer(self, attempt: str, within: float = SOON) -> Result:
         """Wait for the answer to an attempt."""
         until = time.monotonic() + within
         while True:
@@ -256,7 +201,7 @@ class Pod:
             assert time.monotonic() < until, f"no answer to {attempt}, but {result}"
             time.sleep(0.01)
 
-    def sidecar(self, arrival: float = 5.0, patience: float = 5.0) -> Sidecar:
+    def sidecar(self, arrival: float = PATIENCE, patience: float = PATIENCE) -> Sidecar:
         """The driver's end in this process."""
         return Sidecar(self.shared, self.root / "bundle", lambda: None, arrival, patience)
 
@@ -278,7 +223,7 @@ class Pod:
             yield server
         finally:
             end.set()
-            thread.join(10)
+            thread.join(SOON)
         assert not thread.is_alive()
 
 

@@ -118,8 +118,9 @@ def test_the_image_runs(podman: Podman, driver_image: str) -> None:
 
 def test_probes_are_light(podman: Podman, driver_image: str) -> None:
     """The byte code is in the image: the command answers in a fraction of the probe's period."""
-    script = "set -- $(date +%s%N); nvdriver-build --help >/dev/null; echo $(($(date +%s%N) - $1))"
-    assert int(sh(podman, driver_image, script)) < 0.5e9
+    once = "set -- $(date +%s%N); nvdriver-build --help >/dev/null; echo $(($(date +%s%N) - $1))"
+    told = sh(podman, driver_image, f"for turn in 1 2 3 4 5; do {once}; done").split()
+    assert min(map(int, told)) < 0.5e9, "the best of five: a machine that is busy may stall"
 
 
 def refused(podman: Podman, *words: object) -> str:
@@ -219,12 +220,15 @@ def test_toolkit_slot(
     own = ("-e", "RHCOS_IMAGE_MISSING=true", "--entrypoint", "bash", sample_image, *command[1:])
     image = own if slot == "our-own-image" else ("--rootfs", f"{toolkit('no-python')}:O", *command)
     podman("run", "-d", "--network", "none", "--name", name, "-v", f"{tmp_path}:{shared}", *image)
-    until = time.monotonic() + 10
-    while "ocp_dtk_entrypoint: " not in (said := podman("logs", name).stderr) and time.monotonic() < until:
+    until, refusal = time.monotonic() + 60, tmp_path / "toolkit.json"
+    while "ocp_dtk_entrypoint: " not in (said := podman("logs", name).stderr) or not (
+        slot == "our-own-image" or refusal.exists()
+    ):
+        assert time.monotonic() < until, said
         time.sleep(0.1)
-    time.sleep(0.5)
+    time.sleep(1)
     running = podman("inspect", "--format", "{{.State.Running}}", name).stdout.strip()
-    podman("stop", "-t", "5", name)
+    podman("stop", "-t", "30", name)
     code = podman("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip()
     podman("rm", "-f", name)
     assert (running, code) == ("true", "143")

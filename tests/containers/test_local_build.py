@@ -112,8 +112,8 @@ def test_ended(
         began = time.monotonic()
         os.kill(process.pid, number)
         process.stderr.read()
-        assert process.wait(20) == 128 + signal.SIGTERM
-        assert time.monotonic() - began < 10
+        assert process.wait(60) == 128 + signal.SIGTERM
+        assert time.monotonic() - began < 20
     assert not (tmp_path / "out/set").exists()
     running = podman("ps", "-a", "--format", "{{.Mounts}} {{.Command}}").stdout
     assert str(tmp_path) not in running

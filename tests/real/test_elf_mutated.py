@@ -33,7 +33,7 @@ def test_mutations(tmp_path: Path, seeds: List[bytes], part: int) -> None:
 
     @settings(
         max_examples=1000,
-        deadline=timedelta(seconds=5),
+        deadline=timedelta(seconds=30),
         database=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -99,7 +99,11 @@ def test_a_damaged_header_is_not_the_end(place: Path) -> None:
     assert "bad checksum" in refused(bytes(data), place)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 @pytest.mark.parametrize("kind", sorted(COMPRESS))
 def test_flipped_bits_never_change_content(

@@ -401,9 +401,9 @@ SEEDS.update(
 
 @settings(
     max_examples=2000,
-    deadline=timedelta(seconds=5),
+    deadline=timedelta(seconds=30),
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(seed=st.sampled_from(sorted(SEEDS)), damage=mutations())
 def test_mutations(tmp_path: Path, seed: str, damage: list[Mutation]) -> None:

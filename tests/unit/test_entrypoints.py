@@ -87,7 +87,7 @@ def run(argv: Sequence[object], env: Dict[str, str], cwd: Path) -> subprocess.Co
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=120,
     )
 
 
@@ -102,14 +102,13 @@ def idling(
             [str(word) for word in argv], env=env, cwd=cwd, stderr=file, start_new_session=True
         )
     try:
-        until = time.monotonic() + 10
-        while not log.read_text().count("\n") and time.monotonic() < until:
+        until = time.monotonic() + 60
+        while not any("sleep 86400" in args for args in members(process.pid)):
+            assert process.poll() is None and time.monotonic() < until, log.read_text()
             time.sleep(0.02)
-        time.sleep(0.3)
-        assert process.poll() is None, log.read_text()
         yield log, process
         process.terminate()
-        assert process.wait(5) == 143
+        assert process.wait(60) == 143
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -164,11 +163,11 @@ def test_no_fitting_python(
     shell: List[str], shared: Path, tmp_path: Path, found: Dict[str, str], told: str
 ) -> None:
     """The driver container is told by a whole JSON document within a second, and the container idles."""
-    began = time.monotonic()
     env = environment(programs(tmp_path / "bin", **found))
+    began = time.time()
     with idling(toolkit(shell, shared), env, tmp_path) as (log, _):
         document: Any = json.loads((shared / "toolkit.json").read_text())
-        assert time.monotonic() - began < 2
+        assert (shared / "toolkit.json").stat().st_mtime - began < 2
         assert document["schema"] == 1 and document["tool"] is None
         assert document["instance"].startswith("sh-")
         error = document["error"]

@@ -139,7 +139,7 @@ def test_lock_is_exclusive(tmp_path: Path) -> None:
         started = time.monotonic()
         with pytest.raises(LockedError, match="key is locked"), lock(path, 0.3):
             pass
-        assert 0.3 <= time.monotonic() - started < 2
+        assert 0.3 <= time.monotonic() - started < 20
     with lock(path, 0):
         pass
 

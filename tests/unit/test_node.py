@@ -316,7 +316,7 @@ def test_lost_module_takes_readiness_away_until_it_is_back(rig: Rig) -> None:
         gone = not (rig.node.modules / "nvidia_drm").exists()
         if files.ready and not rig.seen:
             files.write_ctr_ready()
-            rig.node.commands.run(["rmmod", "nvidia_drm"], timeout=5)
+            rig.node.commands.run(["rmmod", "nvidia_drm"], timeout=60)
             rig.seen.append("lost")
         elif rig.seen == ["lost"] and gone and files.announced == "NotReady":
             assert not files.ctr_ready.exists()
@@ -324,7 +324,7 @@ def test_lost_module_takes_readiness_away_until_it_is_back(rig: Rig) -> None:
             assert status is not None
             assert status.error is not None
             assert "nvidia_drm is not loaded" in status.error["message"]
-            rig.node.commands.run(["modprobe", *"123456", "nvidia_drm"], timeout=5)
+            rig.node.commands.run(["modprobe", *"123456", "nvidia_drm"], timeout=60)
             rig.seen.append("back")
         elif rig.seen == ["lost", "back"] and files.ready:
             assert files.ctr_ready.exists(), "the startup probe, which wrote it, runs no more"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -254,26 +255,28 @@ def test_liveness_fails_only_where_run_hangs(files: Readiness) -> None:
     """No heartbeat yet, or one of another boot, is no hang; one that stopped is."""
     assert liveness(files) == (True, "no heartbeat yet")
     files.beat()
-    assert liveness(files) == (True, "last heartbeat 0 s ago")
+    assert re.fullmatch(r"last heartbeat \d+ s ago", liveness(files).why) and liveness(files).ok
     files.heartbeat.write_text(f"{time.monotonic() - STALE - 5}\n")
-    assert liveness(files) == (False, f"no heartbeat for {STALE + 5:.0f} s")
+    found = re.fullmatch(r"no heartbeat for (\d+) s", liveness(files).why)
+    assert found is not None and int(found[1]) >= STALE + 5 and not liveness(files).ok
     for other_boot in (f"{time.monotonic() + 1e6}\n", "nonsense\n"):
         files.heartbeat.write_text(other_boot)
         assert liveness(files) == (True, "no heartbeat yet")
 
 
-def test_heartbeat_is_written_at_most_once_a_second(files: Readiness) -> None:
+def test_heartbeat_is_written_at_most_once_a_second(
+    files: Readiness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may be called at any rate; an old beat and one of another boot are written anew."""
     files.beat()
-    first = files.heartbeat.stat().st_ino
+    written = files.heartbeat.read_text()
+    monkeypatch.setattr(time, "monotonic", lambda: float(written) + 0.9)
     files.beat()
-    assert files.heartbeat.stat().st_ino == first
+    assert files.heartbeat.read_text() == written
     for old in (time.monotonic() - 3, time.monotonic() + 1e6):
         files.heartbeat.write_text(f"{old}\n")
         files.beat()
-        age = files.heartbeat_age()
-        assert age is not None
-        assert 0 <= age < 1
+        assert files.heartbeat_age() == 0
 
 
 def test_readiness_probe_asks_the_kernel_too(files: Readiness, node: FakeHost) -> None:
@@ -441,23 +444,25 @@ def test_reader_never_sees_half_a_file(files: Readiness) -> None:
             files.announce(LIVE, restore=True)
             files.withdraw()
     try:
-        seen = list(looks(files, 0.5))
+        seen = list(looks(files))
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    assert {word for word, _, _ in seen} - {None} == {"Ready", "NotReady"}
     assert {text for _, text, _ in seen} <= {None, Features().text()}
     read = [whole for _, _, whole in seen]
     assert all(read[read.index(True) :])
-    assert len(read) > 100
 
 
-def looks(files: Readiness, seconds: float) -> Iterator[tuple[Optional[str], Optional[str], bool]]:
-    """What a reader sees, again and again."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+def looks(files: Readiness) -> Iterator[tuple[Optional[str], Optional[str], bool]]:
+    """What a reader sees, again and again, until both words were there and much was read."""
+    words: list[Optional[str]] = []
+    began = time.monotonic()
+    while len(words) < 1000 or not {"Ready", "NotReady"} <= set(words) or time.monotonic() - began < 0.5:
+        assert time.monotonic() - began < 60, set(words)
         try:
             text = files.ctr_ready.read_text()
         except FileNotFoundError:
             text = None
-        yield files.announced, text, files.read_status() is not None
+        words.append(files.announced)
+        assert words[-1] in (None, "Ready", "NotReady")
+        yield words[-1], text, files.read_status() is not None

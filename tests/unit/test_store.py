@@ -275,7 +275,7 @@ def test_publishers_and_droppers_at_once(store: Store) -> None:
 def _publish_find_drop(store: Store, seed: int) -> None:
     for turn in range(25):
         wanted = recipe(driver_version=str((seed + turn) % 3))
-        with store.building(wanted.key, 30):
+        with store.building(wanted.key, 300):
             with capture_logs() as logs:
                 found = store.find(wanted)
             assert logs == []

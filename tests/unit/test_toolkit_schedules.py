@@ -10,7 +10,8 @@ from typing import List, Set, Tuple
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from sidecar_rig import End, Pod
+from sidecar_processes import SOON, End
+from sidecar_rig import Pod
 
 EVENTS = ("start", "kill", "end", "stop", "continue")
 Schedule = List[Tuple[str, str, float]]
@@ -40,7 +41,7 @@ class Stage:
         if end.process.poll() is None:
             end.send(signal.SIGCONT)
         if end.name in self.ending:
-            end.process.wait(5)
+            end.process.wait(SOON)
         if end.process.poll() is not None:
             self.told(end)
             self.ends[which] = getattr(self.pod, which)()

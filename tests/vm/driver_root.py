@@ -85,7 +85,7 @@ def _install(root: Path, private: Path) -> None:
         shutil.copy(path, context)
     shutil.copy(run.path, context / "driver")
     argv = ["unshare", "--mount", "sh", "-ec", _IN_IMAGE, "sh", str(root), run.version, run.sha256]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     shutil.rmtree(context)
 

@@ -38,7 +38,7 @@ from attrs import frozen
 from . import initramfs
 from .kit import KitKernel
 
-BOOT_SECONDS = 120.0  # on a machine that is busy with other things
+BOOT_SECONDS = 300.0  # on a machine that is busy with other things
 APPEND = (
     "console=ttyS0 loglevel=4 panic=-1 random.trust_cpu=on mitigations=off nokaslr no_timer_check "
     "tsc=reliable rcupdate.rcu_expedited=1 memmap=32M$0x70000000 norandmaps"
@@ -130,7 +130,7 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def run(self, script: str, *, check: bool = True, timeout: float = 60) -> Done:
+    def run(self, script: str, *, check: bool = True, timeout: float = 300) -> Done:
         """Run a shell script as root; with `check`, AssertionError with its output unless it exits 0."""
         self._jobs += 1
         job = self.share / f".job{self._jobs}"

@@ -29,6 +29,10 @@ SLOW = 300
 RUN = "/run/nvidia"
 VALIDATIONS = f"{RUN}/validations"
 READY = f"grep -qx Ready {VALIDATIONS}/.driver-daemons-status 2>/dev/null"
+UNTIL_NOT_READY = (
+    f'while read word <{VALIDATIONS}/.driver-daemons-status && [ "$word" = Ready ]; do :; done 2>/dev/null'
+)
+"""Starts no program: where all is emulated, one takes as long as a stage of the driver's start."""
 FIRMWARE_PATH = "/sys/module/firmware_class/parameters/path"
 SHARED = "/mnt/shared-nvidia-driver-toolkit"
 EMPTY_DIR = "/run/pod/shared"
@@ -179,7 +183,8 @@ class Container:
 
     def events(self) -> List[Dict[str, Any]]:
         """Its log, a document a line, where NVDRIVER_LOG_FORMAT=json."""
-        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        lines = self.log[: self.log.rfind("\n") + 1].splitlines()  # the last one may be half there
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 @define

@@ -9,7 +9,7 @@ from typing import List
 
 import pytest
 from pod_node import PodNode
-from pod_rig import Container, MakePod, Pod, within
+from pod_rig import SLOW, Container, MakePod, Pod, within
 
 READY_FILE = "GDRCOPY_ENABLED: false\nGDS_ENABLED: false\nGPU_DIRECT_RDMA_ENABLED: false\n"
 LOADS = ["modprobe nvidia", "modprobe nvidia_uvm", "modprobe nvidia_modeset", "modprobe nvidia_drm"]
@@ -34,7 +34,7 @@ def validations(node: PodNode) -> List[str]:
 def is_ready(pod: Pod, driver: Container) -> None:
     """Wait until the driver's container says so where the startup probe looks."""
     word = pod.node.run / "validations/.driver-daemons-status"
-    end = time.monotonic() + 30
+    end = time.monotonic() + SLOW
     while not (word.exists() and word.read_text() == "Ready\n"):
         assert time.monotonic() < end, driver.text
         time.sleep(0.02)
@@ -56,7 +56,7 @@ def test_a_whole_life(make_pod: MakePod, taking: PodNode) -> None:
     pod = make_pod()
     driver = pod.driver()
     toolkit = pod.prepared_toolkit()
-    within(SOON, "stage load", driver.says('"stage": "load"').at - driver.started)
+    within(SOON, "stage load", driver.says('"stage": "load"').at - driver.began)
     is_ready(pod, driver)
     assert taking.loads == LOADS
     assert (pod.status["origin"], pod.status["fit"]) == ("store", "exact")
@@ -182,7 +182,7 @@ def test_sigterm_while_a_module_is_loaded(make_pod: MakePod, taking: PodNode) ->
     modprobe.write_text(modprobe.read_text().replace("#!/bin/sh\n", "#!/bin/sh\nsleep 0.8\n"))
     pod = make_pod()
     driver = pod.driver()
-    end = time.monotonic() + 30
+    end = time.monotonic() + SLOW
     while "nvidia" not in taking.modules_loaded:
         assert time.monotonic() < end, driver.text
         time.sleep(0.02)

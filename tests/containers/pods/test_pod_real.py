@@ -95,7 +95,7 @@ def test_again_with_the_store_kept(
         beside.says("standing by")
         assert not [line for line in beside.said() if "asked for" in line.text or "building" in line.text]
         assert not (pod.shared / "sources").exists()
-        within(SOON, "stage load", at_load.at - driver.started)
+        within(SOON, "stage load", at_load.at - driver.began)
 
 
 def test_the_log_says_how_it_went(played: Played) -> None:
