@@ -19,6 +19,8 @@ PREFIX = "NVDRIVER_"
 FABRIC_MANAGER = "NVFM_CONFIG_"
 DEFAULT_STORE = Path("/var/lib/nvdriver-build")
 """The node's store: it outlives pods and boots."""
+MOST_JOBS = 1024
+"""Thousands of compilers at once run out of file descriptors (dkms 100)."""
 _MIB = 1024 * 1024
 _DIGITS = 9
 
@@ -63,8 +65,8 @@ class _Setting(NamedTuple):
 
 
 def _text(name: str, value: str) -> str:
-    if "\0" in value or "\n" in value:
-        raise _bad(name, value, "one line of text")
+    if not value.isprintable():  # a byte that is no UTF-8 could not be written to nvidia-driver.state, say
+        raise _bad(name, value, "one line of printable text")
     return value
 
 
@@ -83,6 +85,12 @@ def _flag(name: str, value: str) -> bool:
 def _count(name: str, value: str) -> int:
     if not value.isascii() or not value.isdigit() or len(value) > _DIGITS or int(value) < 1:
         raise _bad(name, value[:40], f"a whole number from 1 up, of at most {_DIGITS} digits")
+    return int(value)
+
+
+def _jobs(name: str, value: str) -> int:
+    if _count(name, value) > MOST_JOBS:
+        raise _bad(name, value, f"a whole number from 1 up to {MOST_JOBS}")
     return int(value)
 
 
@@ -142,7 +150,7 @@ _SETTINGS = (
     _Setting("NVDRIVER_PARAMETERS", "parameters", Path("/drivers"), _path),
     _Setting("NVDRIVER_RUN_DIR", "run_dir", Path("/run/nvidia"), _path),
     _Setting("NVDRIVER_COMPILER_MISMATCH", "compiler_mismatch", False, _allow),
-    _Setting("NVDRIVER_JOBS", "jobs", None, _count),
+    _Setting("NVDRIVER_JOBS", "jobs", None, _jobs),
     _Setting("NVDRIVER_JOB_MEMORY_MIB", "job_memory", 1024 * _MIB, _mebibytes),
     _Setting("NVDRIVER_ANNOUNCE_DRIVER_READY", "announce_driver_ready", False, _flag),
     _Setting("NVDRIVER_DRIVER_ROOT", "driver_root", Path("/run/nvidia/driver"), _path),
@@ -163,6 +171,13 @@ def read_config(environment: Optional[Mapping[str, str]] = None, root: Path = Pa
     values["store"] = values["store"] or _default_store(given, root)
     values["fabric_manager"] = _fabric_manager(given)
     return Config(path=given.get("PATH") or DEFAULT_PATH, **values)
+
+
+def run_dir(environment: Optional[Mapping[str, str]] = None) -> Path:
+    """The folder that others look into, where everything else that was given may be wrong."""
+    (setting,) = (each for each in _SETTINGS if each.field == "run_dir")
+    text = (os.environ if environment is None else environment).get(setting.name, "")
+    return Path(text) if text.startswith("/") else Path(setting.default)
 
 
 def _fabric_manager(given: Mapping[str, str]) -> Mapping[str, str]:

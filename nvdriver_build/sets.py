@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import stat
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
@@ -32,6 +34,8 @@ UNREADABLE = (
 )
 """What reading a document that anybody may have written can raise."""
 _MANIFEST_LIMIT = 64 * 1024 * 1024
+_FILE = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.+-]*")
+"""Names of files that no system takes for a path, nor refuses."""
 
 
 @frozen
@@ -153,6 +157,9 @@ def open_set(folder: Path, *, check: bool = True) -> ModuleSet:
         raise _damaged(folder, f"its key {manifest.key} is not that of its recipe, {manifest.recipe.key}")
     if tuple(file.file for file in manifest.files) != tuple(f"{name}.ko" for name in manifest.recipe.modules):
         raise _damaged(folder, "its files are not the modules of its recipe")
+    for file in manifest.files:
+        if not _FILE.fullmatch(file.file):
+            raise _damaged(folder, f"{file.file!r} is no name of a module's file")
     for file in manifest.files if check else ():
         _check_file(folder, file)
     return ModuleSet(folder, manifest)
@@ -160,7 +167,10 @@ def open_set(folder: Path, *, check: bool = True) -> ModuleSet:
 
 def _read_manifest(path: Path, check: bool) -> Manifest:
     try:
-        if path.stat().st_size > _MANIFEST_LIMIT:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise _damaged(path.parent, f"its {MANIFEST} is no file")
+        if found.st_size > _MANIFEST_LIMIT:
             raise _damaged(path.parent, f"its manifest is larger than {_MANIFEST_LIMIT} bytes")
         document = json.loads(path.read_bytes())
         digest = document.pop(_OWN_DIGEST, None)
@@ -176,6 +186,8 @@ def _read_manifest(path: Path, check: bool) -> Manifest:
 def _check_file(folder: Path, file: ModuleFile) -> None:
     path = folder / file.file
     try:
+        if stat.S_ISFIFO(path.stat().st_mode):  # to open it would wait forever
+            raise _damaged(folder, f"{file.file} is no file")
         found = sha256_file(path)
     except OSError as error:
         raise _damaged(folder, f"{file.file} cannot be read: {error.strerror}") from error

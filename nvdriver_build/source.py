@@ -8,6 +8,7 @@ modules in `kernel-open/`, the proprietary ones in `kernel/`; Debian's tarballs 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import tarfile
@@ -110,7 +111,7 @@ def _kernel_trees(folder: Path) -> Iterator[Path]:
     seen = set()
     for top in tops:
         for name in _TREES:
-            tree = (top / name).resolve()
+            tree = Path(os.path.realpath(top / name))  # resolve() raises for a loop of links
             if tree not in seen and all(
                 (tree / part).is_file() for part in ("Makefile", "Kbuild", "conftest.sh")
             ):

@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import List, Tuple
 
@@ -34,13 +35,14 @@ SITE_PACKAGES = "/usr/lib/nvdriver-build/site-packages"
 def main() -> int:
     given, more = arguments()
     os.umask(0o022)
+    began = time.time()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         given.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="local-build-") as work:
             bundle.bundle(Path(work), cache / "nvdriver-build/wheels", bundle.OLDEST_ZIP)
             code = run(container(given, Path(work)) + words(given, more))
-        keep_log(given.output)
+        keep_log(given.output, began)
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"local-build: error: {error}", file=sys.stderr)
         return 1
@@ -103,10 +105,10 @@ def words(given: argparse.Namespace, more: List[str]) -> List[str]:
     return [*argv, "--output", f"{given.output}/set", *more]
 
 
-def keep_log(output: Path) -> None:
-    """The store keeps a log for each key; the last one is that of this build."""
+def keep_log(output: Path, began: float) -> None:
+    """The store keeps a log for each key; the last one is that of this build, if it came so far."""
     logs = sorted((output / "store").glob("logs/*"), key=lambda path: path.stat().st_mtime)
-    if logs:
+    if logs and logs[-1].stat().st_mtime >= began:
         shutil.copyfile(logs[-1], output / "build.log")
 
 

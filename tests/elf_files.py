@@ -7,7 +7,7 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from asn1crypto import algos, cms, x509
 
-ABS = 0xFFF1
+ABS, COMMON = 0xFFF1, 0xFFF2
 LOCAL, GLOBAL, WEAK = 0x00, 0x10, 0x20
 OBJECT_SECTION = 3
 PROGBITS, SYMTAB, STRTAB, NOTE, NOBITS = 1, 2, 3, 7, 8

@@ -95,8 +95,9 @@ def _memory_left(folder: Path) -> Optional[int]:
 
 def _reclaimable(folder: Path) -> int:
     """Page cache counts as used memory, but gives way; in cgroup v1 only `total_` counts the children too."""
-    stat = dict(line.split(" ", 1) for line in _read(folder / "memory.stat", "").splitlines())
-    return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    stat = dict(line.partition(" ")[::2] for line in _read(folder / "memory.stat", "").splitlines())
+    text = stat.get("total_inactive_file", stat.get("inactive_file", ""))
+    return int(text) if text.isdecimal() else 0
 
 
 def _available(proc: Path) -> list[int]:
@@ -115,6 +116,6 @@ def _number(path: Path) -> Optional[int]:
 
 def _read(path: Path, default: str) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
         return default

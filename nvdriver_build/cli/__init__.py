@@ -88,15 +88,18 @@ def _run(words: list[str]) -> int:
     except Exception as error:
         if {"-v", "--verbose"} & set(words):
             traceback.print_exc()
-        return _lost_output() or _report(_translated(error), "--json" in words)
+        return _lost_output(error) or _report(_translated(error), "--json" in words)
 
 
-def _lost_output() -> Optional[int]:
+def _lost_output(error: Optional[Exception] = None) -> Optional[int]:
     """The exit code where standard output cannot be written: its reader is gone, or the disk is full.
 
-    It is muted then: the interpreter tries once more on its way out, and would print a traceback.
+    It is muted then: the interpreter tries once more on its way out, and would print a traceback. Without a
+    buffer (PYTHONUNBUFFERED) what was lost is not tried again: then `error`, of click's echo, tells it.
     """
     try:
+        if isinstance(error, OSError) and Path(_place(error)[0]).parent.name == "click":
+            raise error
         if sys.stdout is not None:
             sys.stdout.flush()
         return None
@@ -141,19 +144,33 @@ def _translated(error: Exception) -> NvdriverError:
             f"{os.fsdecode(error.filename)}: {error.strerror}",
             hint="is that the name, and may this user read and write there?",
         )
+    if isinstance(error, FileNotFoundError) and not _in_a_folder():
+        return UsageError("the current folder does not exist any more", hint="change into one that does")
     return _bug(error)
+
+
+def _in_a_folder() -> bool:
+    try:
+        return Path.cwd().is_dir()
+    except OSError:
+        return False
 
 
 def _bug(error: Exception) -> NvdriverError:
     """A traceback is no message: its last place is, and -v shows the rest."""
+    file, line = _place(error)
+    return NvdriverError(
+        f"{type(error).__name__}: {error} (at {file}:{line})",
+        hint="this is a bug of nvdriver-build: please report it",
+    )
+
+
+def _place(error: Exception) -> tuple[str, int]:
+    """File and line where it was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
-    return NvdriverError(
-        f"{type(error).__name__}: {error} (at {place})",
-        hint="this is a bug of nvdriver-build: please report it",
-    )
+    return (trace.tb_frame.f_code.co_filename, trace.tb_lineno) if trace else ("?", 0)
 
 
 def say(text: str, *, err: bool = False) -> None:

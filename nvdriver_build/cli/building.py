@@ -15,7 +15,7 @@ from nvdriver_build.cli.logs import log_options
 from nvdriver_build.cli.progress import BuildProgress
 from nvdriver_build.cli.signals import StopFlag
 from nvdriver_build.commands import SystemCommands
-from nvdriver_build.config import Config, read_config
+from nvdriver_build.config import MOST_JOBS, Config, read_config
 from nvdriver_build.errors import StoreError, UsageError
 from nvdriver_build.files import private_folder, publish_folder, sync
 from nvdriver_build.kernel import find_headers, target_from_headers
@@ -37,7 +37,9 @@ _ELSEWHERE = "not compared: the modules are for a kernel that was named, not for
 @click.option("--kind", type=click.Choice([OPEN, PROPRIETARY, AUTO]), default=AUTO, show_default=True)
 @click.option("--modules", help="Names, comma-separated. Default: all but nvidia-peermem.")
 @click.option(
-    "--jobs", type=click.IntRange(1, 1024), help="Compilers at once. Default: what cgroup and memory allow."
+    "--jobs",
+    type=click.IntRange(1, MOST_JOBS),
+    help="Compilers at once. Default: what cgroup and memory allow.",
 )
 @click.option("--debug-info", is_flag=True, help="Keep debug information.")
 @click.option("--run-sha256", help="What the .run file's sha256 has to be: it is executed.")
@@ -119,7 +121,7 @@ def _write(built: ModuleSet, place: Path) -> None:
     try:
         with private_folder(place.parent) as private:
             (private / "set").mkdir()
-            for path in built.folder.iterdir():
+            for path in (built.folder / MANIFEST, *built.paths):
                 shutil.copyfile(path, private / "set" / path.name)
             sync(private)
             _require_replaceable(place)  # a build takes minutes

@@ -13,7 +13,8 @@ from nvdriver_build.cli.logs import log_options
 from nvdriver_build.cli.progress import BuildProgress
 from nvdriver_build.cli.signals import StopFlag
 from nvdriver_build.commands import SystemCommands
-from nvdriver_build.config import Config, host_modules, read_config
+from nvdriver_build.config import Config, host_modules, read_config, run_dir
+from nvdriver_build.errors import UsageError
 from nvdriver_build.loader.host import Host, driver_modules
 from nvdriver_build.loader.kernel_log import KernelLog
 from nvdriver_build.node.getting import Ways
@@ -43,7 +44,7 @@ def _node(config: Config, flag: StopFlag, progress: BuildProgress) -> Node:
 
     commands, leaving = SystemCommands(config.path, check), SystemCommands(config.path, readiness.beat)
     host = host_of(config)
-    supervisor = Supervisor(host, leaving, fabric_manager_config=config.fabric_manager)
+    supervisor = Supervisor(host, commands, fabric_manager_config=config.fabric_manager)
     return Node(
         config=config,
         host=host,
@@ -76,7 +77,11 @@ def _readiness(config: Config) -> Readiness:
 @log_options
 def run() -> None:
     """The entrypoint: build or find modules, load them, announce them, watch them, until a signal."""
-    config = read_config()
+    try:
+        config = read_config()
+    except UsageError:
+        Readiness(run_dir()).withdraw_stale()
+        raise
     flag = StopFlag()
     with BuildProgress() as progress:
         _node(config, flag, progress).run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from typing import Callable, TextIO, TypeVar, cast
+from typing import Any, Callable, MutableMapping, TextIO, TypeVar, cast
 
 import click
 
@@ -57,6 +57,15 @@ def _is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
+def _escaped(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Texts of others cannot steer the terminal, nor fake a line."""
+    return {name: _printable(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def configure(form: str, level: int) -> None:
     """Write logs of `level` and above to standard error, as text or as a JSON document a line.
 
@@ -75,6 +84,7 @@ def configure(form: str, level: int) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso" if form == "json" else "%H:%M:%S", utc=form == "json"),
             structlog.processors.format_exc_info,
+            *((_escaped,) if form == "console" else ()),
             last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -23,7 +23,7 @@ class BuildProgress:
         """Show that `done` of about `total` steps are done after `elapsed` seconds."""
         if sys.stderr.isatty():
             self._draw(done, total)
-        elif done and elapsed >= self._next:
+        elif done and not self._next - _EVERY <= elapsed < self._next:
             self._next = elapsed + _EVERY
             left = round(elapsed / done * (total - done))
             structlog.get_logger().info("progress", done=done, total=total, elapsed=round(elapsed), left=left)

@@ -68,6 +68,8 @@ class ModuleFacts:
     """Bytes of the uncompressed module, signature included."""
     btf: bool = False
     """Whether it holds type information, which refers to that of one kernel."""
+    has_versions: bool = True
+    """Whether there is a section __versions; CRCs of the newer form alone do not free it from the release."""
 
     def first(self, key: str) -> Optional[str]:
         """The first value of a .modinfo key, which is the one that the kernel takes."""

@@ -161,7 +161,7 @@ def _section(number: int, header: Any, size: int) -> Section:
         size=header["sh_size"],
         link=header["sh_link"],
     )
-    if number == 0 and (section.type != "SHT_NULL" or section.size):
+    if number == 0 and (section.type != "SHT_NULL" or section.size or header["sh_addr"]):
         raise Damaged("its first section header is not empty")
     if section.has_content and section.offset + section.size > size:
         raise Damaged(f"section {number}, {section.size} bytes at {section.offset}, exceeds its {size} bytes")

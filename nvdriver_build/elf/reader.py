@@ -18,6 +18,8 @@ from nvdriver_build.errors import ModuleFormatError
 _NAME = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.+]{0,58}")
 """Names that a kernel can have (MODULE_NAME_LEN) and that are safe as a file name and an argument."""
 _NT_GNU_BUILD_ID = 3
+_MAX_SIZE = 2**31 - 1
+"""Bytes of a file that the kernel takes (INT_MAX: finit_module)."""
 
 
 def read_module(path: Union[str, Path], *, digest: bool = True) -> ModuleFacts:
@@ -33,12 +35,17 @@ def read_module(path: Union[str, Path], *, digest: bool = True) -> ModuleFacts:
         message, hint = f"{path}: not a sound kernel module: {error}", "build or fetch it again"
         raise ModuleFormatError(message, hint=hint) from error
     except OSError as error:
-        raise ModuleFormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise ModuleFormatError(
+            f"{path}: cannot be read: {error.strerror or error}",
+            hint="is that the name, and may this user read it? A compressed module is unpacked in TMPDIR",
+        ) from error
 
 
 def _facts(path: str, stream: IO[bytes], digest: bool) -> ModuleFacts:
     stream.seek(0, os.SEEK_END)
     size = stream.tell()
+    if size > _MAX_SIZE:
+        raise Damaged(f"has {size} bytes, more than any kernel takes")
     end, signature = read_signature(stream, size)
     elf = read_layout(stream, end)
     if elf.find(".gnu.linkonce.this_module") is None:
@@ -61,6 +68,7 @@ def _facts(path: str, stream: IO[bytes], digest: bool) -> ModuleFacts:
         sha256=sha256(stream) if digest else None,
         size=size,
         btf=any(section.name == b".BTF" for section in elf.sections),
+        has_versions=elf.find("__versions") is not None,
     )
 
 

@@ -23,7 +23,10 @@ MAX_NAMES = 32 * 1024**2
 """Bytes of all names together. Names may overlap in their table, so the table's size does not bound them."""
 _LONGEST_NAMESPACE = 512
 _ENTRY, _FLAGS, _CRC, _NAMESPACE = _MARKS = (b"__ksymtab_", b"__flags_", b"__crc_", b"__kstrtabns_")
-_SHN_UNDEF, _SHN_ABS = 0, 0xFFF1
+_SHN_UNDEF, _SHN_ABS, _SHN_COMMON = 0, 0xFFF1, 0xFFF2
+_NOWHERE = (_SHN_UNDEF, _SHN_COMMON)
+_LTO = b"__gnu_lto"
+"""Start of the only common symbols that the kernel takes (simplify_symbols)."""
 _STB_WEAK = 2
 _STT_SECTION = 3
 _KSYM_FLAG_GPL_ONLY = 1
@@ -77,12 +80,12 @@ def read_symbols(elf: Layout) -> Symbols:
 
 
 def _interesting(elf: Layout, table: Section, names: bytes) -> Iterator[_Symbol]:
-    """Undefined symbols and marks of exports: a small part of tens of thousands, hence no call per symbol."""
+    """Undefined and common ones, marks of exports: few of tens of thousands, hence no call per symbol."""
     end, starts_with = len(names), names.startswith
     for name, info, section, value in _entries(elf, table):
         if name >= end:
             raise Damaged(f"a symbol name at byte {name} of a table of {end} bytes")
-        if (section == _SHN_UNDEF and name) or starts_with(_MARKS, name):
+        if (section in _NOWHERE and name) or starts_with(_MARKS, name):
             yield name, info, section, value
 
 
@@ -101,6 +104,9 @@ def _sort(symbol: _Symbol, names: _Names, undefined: List[str], weak: List[str],
     name = names.at(start)
     if section == _SHN_UNDEF:
         (weak if info >> 4 == _STB_WEAK else undefined).append(text(name))
+    elif section == _SHN_COMMON:
+        if not name.startswith(_LTO):
+            raise Damaged(f"has the common symbol {text(name)}: it was not compiled with -fno-common")
     elif info & 15 != _STT_SECTION:
         mark = next(mark for mark in _MARKS if name.startswith(mark))
         marks[mark][text(name[len(mark) :])] = section, value

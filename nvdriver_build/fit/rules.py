@@ -85,7 +85,8 @@ def _vermagic(module: ModuleFacts, around: Surroundings) -> Iterable[Finding]:
     if not mine or mine == target.vermagic:
         return
     release, _, rest = mine.partition(" ")
-    if not target.modversions or rest != target.vermagic.partition(" ")[2]:
+    bound = not (target.modversions and module.has_versions)  # has_crcs of same_magic
+    if bound or rest != target.vermagic.partition(" ")[2]:
         message = f"has vermagic {mine!r}, the kernel asks for {target.vermagic!r}"
         yield Finding("vermagic", message, None, target.vermagic, mine)
     elif built is None:
@@ -192,10 +193,11 @@ def _dependencies(module: ModuleFacts, around: Surroundings) -> Iterable[Finding
     for name in sorted(used.keys() - stated - {KERNEL}):
         message = f"uses {used[name]} of module {name}, on which it does not say to depend"
         yield Finding("dependency", message, name)
-    for name in sorted(stated - used.keys() - {other.name for other in around.modules}):
-        if name not in {owner(symbol) for symbol in around.target.symbols.values()}:
-            message = f"depends on module {name}, which is in neither the set nor the kernel"
-            yield Finding("dependency", message, name)
+    outside = stated - used.keys() - {other.name for other in around.modules}
+    in_tree = {owner(symbol) for symbol in around.target.symbols.values()} if outside else set()
+    for name in sorted(outside - in_tree):
+        message = f"depends on module {name}, which is in neither the set nor the kernel"
+        yield Finding("dependency", message, name)
 
 
 def _stated(module: ModuleFacts) -> set[str]:

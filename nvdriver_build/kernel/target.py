@@ -20,6 +20,10 @@ from nvdriver_build.kernel.headers import Headers
 
 _PREEMPT = re.compile(r'CONFIG_(PREEMPT\w*)\)?\s*\n\s*#\s*define\s+MODULE_VERMAGIC_PREEMPT\s+"(\w+ )"')
 _RANDSTRUCT = re.compile(r'RANDSTRUCT_HASHED_SEED\s+"([0-9a-f]+)"')
+_SHUFFLED = (
+    ("RANDSTRUCT", "randstruct_hash.h", "RANDSTRUCT_"),
+    ("GCC_PLUGIN_RANDSTRUCT", "randomize_layout_hash.h", "RANDSTRUCT_PLUGIN_"),
+)
 ARCHITECTURES = {"x86_64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
 """`uname -m` and ELF names to the name that this package uses."""
 
@@ -73,12 +77,12 @@ def target_from_headers(headers: Headers) -> KernelTarget:
     raw_config = _read(headers.output / ".config")
     config = parse_config(raw_config.decode("utf-8", "replace"))
     vermagic_h = headers.sources / "include/linux/vermagic.h"
-    text = vermagic_h.read_text(errors="replace") if vermagic_h.exists() else ""
+    text = _read(vermagic_h).decode("utf-8", "replace") if vermagic_h.exists() else ""
     return KernelTarget(
         release=headers.release,
         arch=_arch(config, headers.output),
         flavour=flavour(headers.release, config),
-        vermagic=_vermagic(headers.release, config, text, _randstruct(headers.output)),
+        vermagic=_vermagic(headers.release, config, text, _randstruct(headers.output, config)),
         symbols=parse_symvers(symvers, str(headers.output / "Module.symvers"), _has_crcs(config)),
         config=config,
         symvers_sha256=hashlib.sha256(symvers).hexdigest(),
@@ -100,7 +104,7 @@ def target_from_modules(tree: Path, release: str) -> KernelTarget:
         )
     raw_config = _read(tree / "config")
     config = parse_config(raw_config.decode("utf-8", "replace"))
-    vermagic = module_vermagic(tree) or _vermagic(release, config, "", None)
+    vermagic = module_vermagic(tree) or _vermagic(release, config, "", "")
     if vermagic.partition(" ")[0] != release:
         raise HeadersMismatch(
             f"the modules in {tree} are of kernel {vermagic.partition(' ')[0]}, not {release}",
@@ -216,13 +220,17 @@ def _arch(config: Mapping[str, str], origin: Path) -> str:
     )
 
 
-def _randstruct(output: Path) -> Optional[str]:
-    path = output / "include/generated/randstruct_hash.h"
-    match = _RANDSTRUCT.search(path.read_text(errors="replace")) if path.exists() else None
-    return match.group(1) if match else None
+def _randstruct(output: Path, config: Mapping[str, str]) -> str:
+    """The word for shuffled structures, which has other names up to Linux 5.18; empty where none are."""
+    for setting, header, word in _SHUFFLED:
+        path = output / "include/generated" / header
+        match = _RANDSTRUCT.search(path.read_text(errors="replace")) if path.exists() else None
+        if match and config.get(setting) == "y":
+            return word + match.group(1)
+    return ""
 
 
-def _vermagic(release: str, config: Mapping[str, str], vermagic_h: str, randstruct: Optional[str]) -> str:
+def _vermagic(release: str, config: Mapping[str, str], vermagic_h: str, randstruct: str) -> str:
     """VERMAGIC_STRING of include/linux/vermagic.h and arch/*/include/asm/vermagic.h."""
     words = [
         ("SMP ", config.get("SMP") == "y"),
@@ -230,7 +238,7 @@ def _vermagic(release: str, config: Mapping[str, str], vermagic_h: str, randstru
         ("mod_unload ", config.get("MODULE_UNLOAD") == "y"),
         ("modversions ", config.get("MODVERSIONS") == "y"),
         ("aarch64", config.get("ARM64") == "y"),
-        (f"RANDSTRUCT_{randstruct}", config.get("RANDSTRUCT") == "y" and randstruct is not None),
+        (randstruct, True),
     ]
     return f"{release} " + "".join(word for word, there in words if there)
 

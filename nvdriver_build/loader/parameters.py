@@ -38,7 +38,10 @@ def _read_file(path: Path) -> tuple[str, ...]:
     except FileNotFoundError:
         return ()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as module parameters: {error}") from error
+        raise UsageError(
+            f"{path}: cannot be read as module parameters: {error}",
+            hint="it has to be a file of UTF-8 text that this user may read",
+        ) from error
     lines = enumerate(text.split("\n"), 1)
     return tuple(token for number, line in lines for token in parse_line(line, f"{path}, line {number}"))
 

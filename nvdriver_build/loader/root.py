@@ -13,9 +13,10 @@ every run makes it anew, so nothing is forced to the disk.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
-from typing import Collection, Iterable, Mapping, Optional, Sequence
+from typing import Collection, Iterable, Iterator, Mapping, Optional, Sequence
 
 from attrs import frozen
 
@@ -60,12 +61,12 @@ def prepare_root(
     """Make the root of `modules` at `place`, which is replaced; `tree` is the host's lib/modules/R.
 
     `others` are modules that others load in place of in-tree ones (MOFED's): no file here is theirs.
-    LoadError where an in-tree module is needed and missing, or where depmod fails.
+    LoadError where an in-tree module is needed and missing, where depmod or a write fails.
     """
     in_tree = read_in_tree(tree)
     needed = required_files(modules, in_tree, others)
     helpers = {name: files for name in HELPERS if (files := in_tree.files_of(name))}
-    with private_folder(place.parent) as private:
+    with _written(place), private_folder(place.parent) as private:
         folder = _layout(private, release)
         _copy_ours(folder / "updates", modules)
         _link_in_tree(folder, in_tree, (*needed, *(file for files in helpers.values() for file in files)))
@@ -74,6 +75,17 @@ def prepare_root(
         remove(place)
         private.rename(place)
     return ModuleRoot(place, release, {facts.name: facts.build_id for facts in modules}, tuple(helpers))
+
+
+@contextlib.contextmanager
+def _written(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LoadError(
+            f"the module root {place} cannot be made: {error}",
+            hint="the container's own file system must be writable, with about 100 MiB of space left",
+        ) from error
 
 
 def _layout(private: Path, release: str) -> Path:

@@ -53,13 +53,13 @@ def _files(config: Config, host: Host) -> Iterator[Content]:
     places = [
         config.run_dir / "nvdriver-build/status.json",
         host.proc / "driver/nvidia/version",
-        *sorted((config.run_dir / "validations").glob(".driver*")),
-        *sorted(config.parameters.glob("*.conf")),
-        *sorted((config.store / "logs").glob("*.log")),
-        *(folder / "manifest.json" for folder in sorted((config.store / "sets").glob("*"))),
+        *_glob(config.run_dir / "validations", ".driver*"),
+        *_glob(config.parameters, "*.conf"),
+        *_glob(config.store / "logs", "*.log"),
+        *(folder / "manifest.json" for folder in _glob(config.store / "sets", "*")),
     ]
     for path in places:
-        if path.is_file():
+        if _is_file(path):
             yield f"files{path.as_posix()}", _tail(path)
 
 
@@ -69,6 +69,21 @@ def _outputs(commands: Commands) -> Iterator[Content]:
             yield f"{name}.txt", commands.run(argv, timeout=20).output.encode()
         except CommandError as error:
             yield f"{name}.txt", f"{error}\n".encode()
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:  # what cannot be looked into is told by doctor.json
+        return []
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; one that may not be looked at counts, since `_tail` then says why."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True
 
 
 def _tail(path: Path) -> bytes:

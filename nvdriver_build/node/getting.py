@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from pathlib import Path
 from typing import Callable, Collection, Optional
 
@@ -13,7 +12,8 @@ from attrs import frozen
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
 from nvdriver_build.elf import ModuleFacts
-from nvdriver_build.errors import HeadersError, SourceError
+from nvdriver_build.errors import HeadersError, SourceError, ToolkitError
+from nvdriver_build.files import publish, read_plain
 from nvdriver_build.fit import UNFIT
 from nvdriver_build.kernel import prove, target_from_headers
 from nvdriver_build.loader.devices import mellanox_present
@@ -29,6 +29,8 @@ from nvdriver_build.store import Store
 from nvdriver_build.toolkit import Order, Sidecar
 
 Progress = Callable[[int, int, float], None]
+_LOG_LIMIT = 64 * 1024 * 1024
+"""Bytes of a build's log that are kept; make writes less than one of these MiB."""
 _log = structlog.get_logger()
 
 
@@ -70,12 +72,12 @@ class Ways:
     def prepare(self) -> None:
         """Let the container beside us start its end, whether it will be needed or not."""
         if self.sidecar is not None:
-            self.sidecar.prepare()
+            _told_only(self.sidecar.prepare)
 
     def dismiss(self) -> None:
         """Nothing more is wanted of the container beside us."""
         if self.sidecar is not None:
-            self.sidecar.dismiss()
+            _told_only(self.sidecar.dismiss)
 
     def get(self, kernel: Kernel, report: Reporter, progress: Progress) -> Driver:
         """What is to be loaded on the kernel that runs; raises as `obtain`.
@@ -175,6 +177,14 @@ class Ways:
         )
 
 
+def _told_only(act: Callable[[], None]) -> None:
+    """A shared folder that takes nothing ends nobody who has a set: who needs it will be told."""
+    try:
+        act()
+    except ToolkitError as error:
+        _log.warning("the container beside cannot be told", reason=error.message)
+
+
 def _told(obtained: Obtained) -> None:
     modules = ", ".join(obtained.set.manifest.recipe.modules)
     _log.info(
@@ -198,5 +208,4 @@ def require_version(config: Config, source: Source, place: Path) -> None:
 def _keep(log: Path, place: Path) -> None:
     """The log of a build outlives the pod, for people; the build does not fail for want of it."""
     with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(log, place)
+        publish(place, read_plain(log, _LOG_LIMIT), durable=False)

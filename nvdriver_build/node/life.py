@@ -194,6 +194,7 @@ class Node:
         if driver_modules(self.host):
             _log.info("another driver is loaded: unloading it")
             self.leave()
+        self.readiness.forget()  # of one that others unloaded, too
         self.userland.before_load(loadable.parameters)
         self._insert(loadable)
 

@@ -52,7 +52,7 @@ class Reporter:
     def progress(self, done: int, total: int, elapsed: float) -> None:
         """How far a build is, at most once a second."""
         before = self.status.progress
-        if before is None or elapsed - before["elapsed"] >= _PROGRESS:
+        if before is None or abs(elapsed - before["elapsed"]) >= _PROGRESS:
             self.tell(progress={"done": done, "total": total, "elapsed": round(elapsed, 1)})
 
     def failed(self, error: NvdriverError) -> None:

@@ -20,6 +20,9 @@ from nvdriver_build.source import open_source
 from nvdriver_build.store import Store
 from nvdriver_build.toolkit import SAME_VERSION, Order, Shared
 
+_MOST = 1024**3
+"""Bytes that a module may have; nvidia.ko with its debug information has a fifth of it."""
+
 
 def fetch(
     wish: Wish, recipe: Recipe, store: Store, elsewhere: Elsewhere, progress: Optional[Progress]
@@ -50,11 +53,12 @@ def fetch(
 
 
 def _plain_files(folder: Path, modules: Sequence[str]) -> tuple[Path, ...]:
-    """The files of a set in a folder of others; OSError where one is a link, say."""
+    """The files of a set in a folder of others; OSError where one is a link, say, or has no end."""
     paths = (folder / MANIFEST, *(folder / f"{name}.ko" for name in modules))
     for path in paths:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise OSError(f"{path} is no plain file")
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST:
+            raise OSError(f"{path} is no plain file of modest size")
     return paths
 
 

@@ -140,6 +140,13 @@ class Readiness:
                 self.driver_ready.unlink(missing_ok=True)
         return was_ready
 
+    def withdraw_stale(self) -> None:
+        """Let what a killed owner announced not outlive a start that comes to nothing; quiet on failure."""
+        if self.ready or self.ctr_ready.exists():
+            with contextlib.suppress(InUseError, UsageError), self.owned():
+                self.withdraw()
+                self.clear()
+
     def _not_ready(self) -> None:
         """Where there is no space for a new file, over the old word: it is shorter, one write is whole."""
         try:

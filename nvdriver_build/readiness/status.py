@@ -8,6 +8,7 @@ from typing import Any, Mapping, Optional
 from attrs import asdict, fields, frozen
 
 SCHEMA = 1
+_PROGRESS, _ERROR = ("done", "total", "elapsed"), ("message", "hint")
 
 
 @frozen
@@ -53,7 +54,7 @@ def parse_status(text: str) -> Optional[Status]:
     """The status that `text` holds; None where it is no such document. Unknown fields are passed over."""
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         return None
@@ -64,6 +65,20 @@ def parse_status(text: str) -> Optional[Status]:
 
 
 def _sound(status: Status) -> bool:
-    """Whether the fields that a program decides by are of the kind that they should be."""
-    modules = status.modules
-    return isinstance(status.ready, bool) and (modules is None or isinstance(modules, dict))
+    """Whether the fields that somebody looks into are of the kind that they should be."""
+    maps: tuple[tuple[Any, tuple[str, ...]], ...] = (
+        (status.modules, ()),
+        (status.timings, ()),
+        (status.progress, _PROGRESS),
+        (status.error, _ERROR),
+    )
+    if not all(
+        value is None or (isinstance(value, dict) and value.keys() >= {*keys}) for value, keys in maps
+    ):
+        return False
+    numbers = [*(status.timings or {}).values(), *((status.progress or {}).get(key, 0) for key in _PROGRESS)]
+    return (
+        isinstance(status.ready, bool)
+        and all(name.isascii() and name.isprintable() for name in status.modules or ())
+        and all(isinstance(number, (int, float)) for number in numbers)
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, Mapping, Optional, TypeVar
@@ -14,7 +13,7 @@ from attrs.validators import in_, matches_re
 
 from nvdriver_build import __version__, errors
 from nvdriver_build.errors import NvdriverError, ToolkitError
-from nvdriver_build.files import publish
+from nvdriver_build.files import publish, read_plain
 from nvdriver_build.sets import UNREADABLE, Recipe
 
 SCHEMA = 1
@@ -35,6 +34,12 @@ def _sound_digest(_: object, __: object, recipe: Recipe) -> None:
     """The digest becomes the name of a folder."""
     if not _DIGEST.fullmatch(recipe.source_digest):
         raise ValueError(recipe.source_digest)
+
+
+def _finite(_: object, __: object, value: float) -> None:
+    """Arithmetic takes it; and NaN, which is equal to nothing, would be a new sign of life at each look."""
+    if not 0 <= value < 10**9:
+        raise ValueError(value)
 
 
 @frozen
@@ -84,10 +89,10 @@ class Beat:
     """A sign of life: another `count` each time. The progress of a build is that of `Progress`."""
 
     instance: str
-    count: int = 0
-    done: int = 0
-    total: int = 0
-    elapsed: float = 0.0
+    count: int = field(default=0, validator=_finite)
+    done: int = field(default=0, validator=_finite)
+    total: int = field(default=0, validator=_finite)
+    elapsed: float = field(default=0.0, validator=_finite)
     schema: int = SCHEMA
 
 
@@ -127,8 +132,7 @@ def read(path: Path, kind: type[_T]) -> Optional[_T]:
 def read_raw(path: Path) -> Optional[Mapping[str, Any]]:
     """The object in a file, whatever it says; None where there is no file; ToolkitError where it is none."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            content = json.loads(file.read(_LIMIT))
+        content = json.loads(read_plain(path, _LIMIT))
     except FileNotFoundError:
         return None
     except UNREADABLE as error:
@@ -136,11 +140,6 @@ def read_raw(path: Path) -> Optional[Mapping[str, Any]]:
     if not isinstance(content, dict):
         raise _damaged(path, "no object")
     return content
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """No link is followed, and no pipe of that name is waited for."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _damaged(path: Path, why: str) -> ToolkitError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import secrets
 import shutil
+import stat
 import time
 from pathlib import Path
 from typing import Callable, Iterator, Optional
@@ -29,7 +31,7 @@ from nvdriver_build.toolkit.documents import (
     read,
     write,
 )
-from nvdriver_build.toolkit.shared import POLL, SILENT, Listener, Pulse, Shared
+from nvdriver_build.toolkit.shared import DESCRIPTION, POLL, SILENT, VERMAGIC, Listener, Pulse, Shared
 
 ENTRYPOINT, BUNDLE = "ocp_dtk_entrypoint", "nvdriver-build.pyz"
 """What the DTK container executes, and what that starts."""
@@ -38,6 +40,8 @@ ARRIVAL = 1800.0
 RETURN = 330.0
 """Seconds for the return of one that went silent: a kubelet waits at most 300 s before it starts it again."""
 _REMIND = 30.0
+_MODEST = 64 * 1024 * 1024
+"""Bytes that a file may have that describes a kernel; Module.symvers has some 2 MB."""
 Progress = Callable[[int, int, float], None]
 _log = structlog.get_logger()
 
@@ -73,8 +77,13 @@ class Sidecar:
 
         Raises HeadersError as the toolkit's end does where it has none.
         """
+        if not self.shared.prepared.exists():
+            self.prepare()
         result = self._ask(self._request(HEADERS, release))
         folder = self.shared.headers / result.attempt
+        with self._usable():
+            for name in (*DESCRIPTION, VERMAGIC):
+                _require_plain(folder / name)
         introduction = self.shared.introduced()
         toolkit = None
         if introduction is not None and introduction.kernel is not None:
@@ -149,9 +158,24 @@ class Sidecar:
 def _is_whole(place: Path, source: Source, digest: str) -> bool:
     """Whether the tree is there already. Bytes count: a node that lost its power may have kept a part."""
     try:
-        return sha256_tree(place, source.names) == digest
+        alike = all(_is_alike(place / name, source.root / name) for name in source.names)
+        return alike and sha256_tree(place, source.names) == digest
     except OSError:
         return False
+
+
+def _is_alike(path: Path, ours: Path) -> bool:
+    """A file of the same size: no pipe, which would be waited for, and nothing without end."""
+    found = path.lstat()
+    return stat.S_ISREG(found.st_mode) and found.st_size == ours.stat().st_size
+
+
+def _require_plain(path: Path) -> None:
+    """OSError for what is there, but cannot be read at once."""
+    with contextlib.suppress(FileNotFoundError):
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MODEST:
+            raise OSError(errno.EINVAL, "no plain file of modest size", str(path))
 
 
 @define

@@ -19,6 +19,17 @@ BEAT = 0.5
 """Seconds between two signs of life."""
 SILENT = 1.5
 """Seconds without one after which the other end counts as gone, or as hanging."""
+DESCRIPTION = (
+    "Module.symvers",
+    ".config",
+    "include/generated/utsrelease.h",
+    "include/generated/utsversion.h",
+    "include/generated/compile.h",
+    "include/generated/randstruct_hash.h",
+    "include/generated/randomize_layout_hash.h",
+)
+"""The files of a build tree that describe its kernel (kernel: Makefile, modpost.c, init/Makefile)."""
+VERMAGIC = "include/linux/vermagic.h"
 _log = structlog.get_logger()
 
 

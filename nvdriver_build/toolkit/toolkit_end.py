@@ -36,22 +36,12 @@ from nvdriver_build.toolkit.documents import (
     read_raw,
     write,
 )
-from nvdriver_build.toolkit.shared import SILENT, Listener, Pulse, Shared
+from nvdriver_build.toolkit.shared import DESCRIPTION, SILENT, VERMAGIC, Listener, Pulse, Shared
 
 IDLE = 0.2
 """Seconds between two looks for a request: one stat(2)."""
 TAIL = 40
 """Lines of a build's log that go with a failure."""
-DESCRIPTION = (
-    "Module.symvers",
-    ".config",
-    "include/generated/utsrelease.h",
-    "include/generated/utsversion.h",
-    "include/generated/compile.h",
-    "include/generated/randstruct_hash.h",
-)
-"""The files of a build tree that describe its kernel (kernel: Makefile, modpost.c, init/Makefile)."""
-_VERMAGIC = "include/linux/vermagic.h"
 
 Progress = Callable[[int, int, float], None]
 Builder = Callable[[Order, Headers, KernelTarget, Commands, Progress], str]
@@ -202,7 +192,7 @@ class Server:
         headers = find_headers(self.root, request.kernel_release)
         place = self.shared.headers / request.attempt
         with private_folder(place.parent) as private:
-            for source, names in ((headers.output, DESCRIPTION), (headers.sources, (_VERMAGIC,))):
+            for source, names in ((headers.output, DESCRIPTION), (headers.sources, (VERMAGIC,))):
                 for name in names:
                     if (source / name).is_file():
                         copy = private / "excerpt" / name

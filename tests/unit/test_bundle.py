@@ -57,3 +57,9 @@ def test_a_broken_store_does_not_end_it(tmp_path: Path) -> None:
     """It is one of the reasons for a support case."""
     checks = json.loads(bundle(tmp_path, NVDRIVER_STORE="/etc/passwd/x")["doctor.json"])
     assert next(check["code"] for check in checks if check["name"] == "store") == 17
+
+
+def test_a_place_that_cannot_be_looked_at_does_not_end_it(tmp_path: Path) -> None:
+    """The system refuses a name, or a folder to this user: all else is in the bundle."""
+    files = bundle(tmp_path, NVDRIVER_RUN_DIR="/" + "x" * 300)
+    assert {"version", "doctor.json", "config.json", "modules.json", "dmesg.txt"} <= set(files)

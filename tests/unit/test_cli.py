@@ -118,6 +118,17 @@ def test_a_setting_that_nobody_knows_ends_with_2(tmp_path: Path) -> None:
         assert done.stderr == "error: unknown setting NVDRIVER_STROE\nhint: did you mean NVDRIVER_STORE?\n"
 
 
+def test_a_bad_setting_leaves_no_stale_readiness(tmp_path: Path) -> None:
+    """What a killed `run` announced goes although the next one ends with 2 before its first stage."""
+    stale = [tmp_path / "run/validations" / name for name in (".driver-daemons-status", ".driver-ctr-ready")]
+    stale[0].parent.mkdir(parents=True)
+    for path in stale:
+        path.write_text("Ready\n")
+    done = cli(tmp_path, "run", NVDRIVER_JOBS="many")
+    assert done.returncode == 2 and "NVDRIVER_JOBS is 'many'" in done.stderr
+    assert list(stale[0].parent.iterdir()) == []
+
+
 def test_build_gives_one_document(rig: FakeToolchain) -> None:
     """`build --json` prints its document and nothing else on standard output; logs are on standard error."""
     done = cli(rig.root, *build_words(rig, "--json", "--log-format", "json"), path=rig.path)

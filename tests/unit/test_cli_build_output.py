@@ -80,3 +80,14 @@ def test_two_writers_of_one_output_are_told(rig: FakeToolchain, monkeypatch: pyt
     with pytest.raises(StoreError, match="another process has written there meanwhile"):
         building._write(ModuleSet(built.folder, built.manifest), place)
     assert [path.name for path in place.iterdir()] == ["theirs"]
+
+
+def test_what_lies_beside_a_set_in_the_store_stays_there(rig: FakeToolchain) -> None:
+    """The output is what the manifest lists: a file or a folder that somebody put beside is not handed on."""
+    place = _built(rig)
+    names = {path.name for path in place.iterdir()}
+    (kept,) = (rig.root / "store/sets").iterdir()
+    (kept / "foreign.ko").write_text("of somebody else")
+    (kept / "folder").mkdir()
+    again = _built(rig)
+    assert {path.name for path in again.iterdir()} == names

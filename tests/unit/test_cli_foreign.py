@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any, Callable, List
 
 import pytest
-from cli_runs import build_words, cli, document
+import structlog
+from cli_runs import build_words, cli, document, environment
 from elf_files import module
 from fake_toolchain import FakeToolchain, driver_tree
 from trees import write_tree
 
-from nvdriver_build.cli import printable
+from nvdriver_build.cli import logs, printable
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.errors import HeadersError, SourceError
 from nvdriver_build.kernel import find_headers
@@ -150,8 +153,36 @@ def test_lines_of_a_message_cannot_be_taken_for_ours(rig: FakeToolchain) -> None
     assert "\x1b]0" not in done.stderr
 
 
+def test_a_log_line_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is logged is escaped on a console, and stays one line."""
+    before = structlog.get_config()
+    logs.configure("console", 20)
+    try:
+        structlog.get_logger().warning(f"one\n{STEERING}", by=STEERING, number=7)
+    finally:
+        structlog.configure(**before)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.count(r"\x1b]0;owned") == 2 and "number=7" in line
+    assert line.isprintable()
+
+
 def test_a_wrong_word_cannot_steer_the_terminal(tmp_path: Path) -> None:
     """A shell expands `*` to names that others gave; what click says of them is escaped, too."""
     for words in ([f"x{STEERING}"], [f"--{STEERING}"], ["status", STEERING], ["probe", STEERING]):
         done = cli(tmp_path, *words)
         assert (done.returncode, "\x1b" in done.stderr, r"\x1b" in done.stderr) == (2, False, True)
+
+
+def test_a_current_folder_that_is_gone_is_no_bug(rig: FakeToolchain) -> None:
+    """Somebody removed the folder that the shell stands in: told as that, as the user's to mend."""
+    words = " ".join(map(str, [sys.executable, "-m", "nvdriver_build", *build_words(rig)]))
+    gone = rig.root / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        ["sh", "-c", f"rmdir {gone} && exec {words}"], env=environment(rig.root, rig.path),
+        capture_output=True, text=True, check=False, timeout=60, cwd=gone,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == (
+        "error: the current folder does not exist any more\nhint: change into one that does\n"
+    )

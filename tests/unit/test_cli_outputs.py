@@ -18,19 +18,22 @@ def rig(tmp_path: Path) -> FakeToolchain:
     return FakeToolchain.make(tmp_path)
 
 
-def _into(root: Path, target: Optional[str], *words: object) -> subprocess.CompletedProcess[str]:
+def _into(root: Path, target: Optional[str], *words: object, **more: str) -> subprocess.CompletedProcess[str]:
     """Run with standard output into a shell's redirection."""
     command = " ".join([sys.executable, "-m", "nvdriver_build", *map(str, words)])
     argv = ["bash", "-c", f"{command} {target}; exit ${{PIPESTATUS[0]}}"]
     return subprocess.run(
-        argv, env=environment(root), capture_output=True, text=True, check=False, timeout=60
+        argv, env=environment(root, **more), capture_output=True, text=True, check=False, timeout=60
     )
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", [("store", "list", "--json"), ("--help",), ("status",)])
-def test_a_full_disk_behind_standard_output_is_told(tmp_path: Path, words: Sequence[str]) -> None:
+def test_a_full_disk_behind_standard_output_is_told(
+    tmp_path: Path, words: Sequence[str], unbuffered: str
+) -> None:
     """Where standard output cannot be written, that is told in a line, and exit 1 says it."""
-    done = _into(tmp_path, "> /dev/full", *words)
+    done = _into(tmp_path, "> /dev/full", *words, PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 1
     assert done.stderr == "error: cannot write to standard output: No space left on device\n"
 

@@ -115,6 +115,7 @@ def test_every_setting_has_a_test() -> None:
         ("NVDRIVER_STORE", "~/store", "an absolute path"),
         ("NVDRIVER_JOBS", "0", "from 1 up"),
         ("NVDRIVER_JOBS", "-1", "from 1 up"),
+        ("NVDRIVER_JOBS", "1025", "from 1 up to 1024"),
         ("NVDRIVER_JOBS", "1.5", "from 1 up"),
         ("NVDRIVER_JOBS", "٣", "from 1 up"),
         ("NVDRIVER_JOBS", "9" * 5000, "from 1 up"),
@@ -123,6 +124,7 @@ def test_every_setting_has_a_test() -> None:
         ("NVDRIVER_ANNOUNCE_DRIVER_READY", "1", "true or false"),
         ("NVDRIVER_LOG_FORMAT", "xml", "console or json"),
         ("DRIVER_VERSION", "535\nevil", "one line"),
+        ("DRIVER_CONFIG_DIGEST", "12\udcff", "one line"),
     ],
 )
 def test_a_bad_value_is_told(name: str, text: str, told: str) -> None:

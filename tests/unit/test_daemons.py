@@ -18,9 +18,14 @@ from attrs import evolve
 from fake_daemons import PATH, FakeDaemon, eventually, runs
 from trees import write_tree
 
+from nvdriver_build.cli import driver
+from nvdriver_build.cli.progress import BuildProgress
+from nvdriver_build.cli.signals import StopFlag
 from nvdriver_build.commands import SystemCommands
+from nvdriver_build.config import read_config
 from nvdriver_build.errors import LoadError, Stopped, UsageError
 from nvdriver_build.loader.host import Host
+from nvdriver_build.node.userland import NodeUserland
 from nvdriver_build.userspace.daemons import DAEMONS, Supervisor, launch
 from nvdriver_build.userspace.daemons import supervisor as supervision
 from nvdriver_build.userspace.daemons.processes import named_in
@@ -310,6 +315,28 @@ def test_signal_during_the_start(root: Path, persistenced: FakeDaemon) -> None:
         assert persistenced.living == []
         assert not persistenced.pid_file.exists()
         persistenced.plan(word, on=False)
+
+
+class _Signalled(StopFlag):
+    """A signal came."""
+
+    def __init__(self) -> None:
+        self.signal = signal.SIGTERM
+
+
+def test_signal_ends_the_start_that_run_waits_for(root: Path, persistenced: FakeDaemon) -> None:
+    """The supervisor of `run` starts its daemons by commands that end with a signal."""
+    persistenced.plan("hang")
+    config = read_config({"PATH": f"{root}/bin:{PATH}", "NVDRIVER_RUN_DIR": str(root / "run/nvidia")})
+    userland = driver._node(config, _Signalled(), BuildProgress()).userland
+    assert isinstance(userland, NodeUserland)
+    supervisor = userland.supervisor
+    supervisor.root, supervisor.daemons = root, (evolve(PERSISTENCED, patience=1.0),)
+    supervisor.host = Host(root / "proc", root / "sys", root / "dev")
+    with pytest.raises(Stopped):
+        supervisor.start()
+    supervisor.stop()
+    assert persistenced.living == []
 
 
 def test_stop_during_a_restart(root: Path, persistenced: FakeDaemon) -> None:

@@ -16,7 +16,20 @@ from typing import Any, Callable, Dict
 
 import pytest
 import zstandard
-from elf_files import LOCAL, NOBITS, NOTE, STRTAB, SYMTAB, WEAK, ElfFile, appended, export, module, pkcs7
+from elf_files import (
+    COMMON,
+    LOCAL,
+    NOBITS,
+    NOTE,
+    STRTAB,
+    SYMTAB,
+    WEAK,
+    ElfFile,
+    appended,
+    export,
+    module,
+    pkcs7,
+)
 from elf_mutations import Mutation, damaged, mutations, read_or_refuse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -46,8 +59,9 @@ def refuse(tmp_path: Path) -> Refuse:
 
 def test_missing(tmp_path: Path) -> None:
     """A missing file is refused in the system's words."""
-    with pytest.raises(ModuleFormatError, match=r"none\.ko: cannot be read: No such file or directory"):
+    with pytest.raises(ModuleFormatError, match=r"none\.ko: cannot be read: No such file or dir") as caught:
         read_module(tmp_path / "none.ko")
+    assert (caught.value.hint or "").startswith("is that the name")
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
@@ -93,6 +107,12 @@ def with_section(name: str, data: bytes, kind: int = 1) -> ElfFile:
     return file
 
 
+def with_common(name: str) -> ElfFile:
+    file = module()
+    file.symbol(name, COMMON, 8)
+    return file
+
+
 def with_extended(crcs: bytes, names: bytes) -> ElfFile:
     file = with_section("__version_ext_crcs", crcs)
     file.section("__version_ext_names", names)
@@ -125,6 +145,7 @@ def both_versions() -> ElfFile:
     [
         (without_modinfo(), "has no section .modinfo"),
         (with_section(".modinfo", b"license=GPL\0"), "has 2 sections .modinfo"),
+        (with_common("buffer"), "has the common symbol buffer: it was not compiled with -fno-common"),
         (with_section(".symtab", b"", SYMTAB), "has 2 symbol tables instead of one"),
         (module(modinfo=("name=../../etc/passwd",)), "'../../etc/passwd' is not a module's name"),
         (module(modinfo=("name=.hidden",)), "'.hidden' is not a module's name"),
@@ -187,7 +208,7 @@ def rewritten(field: int, value: int, name: str = "", width: int = 8) -> bytes:
     return bytes(data)
 
 
-NAME, TYPE, OFFSET, SIZE, LINK = 0, 4, 24, 32, 40
+NAME, TYPE, ADDRESS, OFFSET, SIZE, LINK = 0, 4, 16, 24, 32, 40
 
 
 @pytest.mark.parametrize(
@@ -222,8 +243,9 @@ def test_first_section_must_be_empty(refuse: Refuse) -> None:
     """As for the kernel, the first section header is a null one."""
     data = module().build()
     start = struct.unpack_from("<Q", data, 40)[0]
-    reason = refuse(data[: start + TYPE] + b"\1" + data[start + TYPE + 1 :])
-    assert reason == "its first section header is not empty"
+    for field in (TYPE, ADDRESS):
+        reason = refuse(data[: start + field] + b"\1" + data[start + field + 1 :])
+        assert reason == "its first section header is not empty"
 
 
 def test_symbol_name_out_of_its_table(refuse: Refuse) -> None:
@@ -403,3 +425,12 @@ def test_seeds_are_sound(tmp_path: Path) -> None:
                 ("modprobe", "--dump-modversions", path), stdout=subprocess.PIPE, check=True
             )
             assert done.stdout == b"0x00000001\tmodule_layout\n0x00000002\tprintk\n"
+
+
+def test_larger_than_a_kernel_takes(tmp_path: Path) -> None:
+    """A file of more than INT_MAX bytes is refused by its size: to read a terabyte of nothing takes hours."""
+    path = tmp_path / "sample.ko"
+    path.write_bytes(module().build())
+    os.truncate(path, 2**31)
+    with pytest.raises(ModuleFormatError, match="has 2147483648 bytes, more than any kernel takes"):
+        read_module(path)

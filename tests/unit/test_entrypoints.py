@@ -129,7 +129,7 @@ def test_the_toolkits_end_is_started(shell: List[str], shared: Path, tmp_path: P
     assert json.loads(done.stdout) == {
         "argv": [str(shared / "nvdriver-build.pyz"), "dtk-build"],
         "isolated": 1,
-        "SHIV_ROOT": str(shared / ".python"),
+        "SHIV_ROOT": f"{shared}/.python-{Path('/proc/sys/kernel/random/boot_id').read_text()[:8]}",
         "NVDRIVER_TOOLKIT_DIR": str(shared),
         "HOSTILE": HOSTILE,
     }
@@ -251,6 +251,23 @@ def test_no_folder_to_unpack_to(shell: List[str], shared: Path, tmp_path: Path) 
     assert done.returncode == 143, done.stderr
     error = json.loads((shared / "toolkit.json").read_text())["error"]
     assert error["code"] == 10 and "nowhere to unpack to" in error["message"]
+
+
+def test_a_folder_that_is_freed_is_used(shell: List[str], shared: Path, tmp_path: Path) -> None:
+    """A full folder is freed at times: the toolkit's end starts then, without a restart of its container."""
+    env = environment(programs(tmp_path / "bin", python3=real_python()))
+    script = f"""\
+        mount --bind /tmp /tmp
+        mount -o remount,bind,noexec /tmp
+        for folder in /var/tmp /run; do mount -t tmpfs -o noexec none $folder; done
+        mount -t tmpfs -o size=4m none /dev/shm
+        "$@" &
+        until [ -e '{shared}/toolkit.json' ]; do sleep 0.05; done
+        mount -o remount,size=200m /dev/shm
+        wait $!"""
+    done = in_namespace(script, toolkit(shell, shared), env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["SHIV_ROOT"].startswith("/dev/shm/nvdriver-build.")
 
 
 def installed(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Optional
 
 import pytest
+from attrs import evolve
 from facts import LAYOUT, RELEASE, REST, SIGNATURE, VERMAGIC, driver, export, kernel, symbol
 
 from nvdriver_build.elf import ModuleFacts
@@ -135,6 +136,14 @@ def test_compatible() -> None:
     fit = check_fit([other, driver("nvidia_uvm")], KERNEL, built_config=KERNEL.config_digest)
     assert [module.fit for module in fit.modules] == [COMPATIBLE, EXACT]
     assert fit.fit == COMPATIBLE
+
+
+def test_compatible_needs_versions_of_the_older_form() -> None:
+    """Without a section __versions the kernel compares the release, too (has_crcs of same_magic is that)."""
+    module = evolve(driver(vermagic=f"6.1.0-10-amd64 {REST}"), has_versions=False)
+    fit = check_fit([module], KERNEL, built_config=KERNEL.config_digest)
+    assert (fit.fit, [finding.code for _, finding in fit.findings]) == (UNFIT, ["vermagic"])
+    assert check_fit([evolve(module, modinfo=driver().modinfo)], KERNEL).fit == EXACT
 
 
 def test_compatible_needs_a_known_configuration() -> None:
@@ -383,3 +392,11 @@ def test_every_finding_is_told() -> None:
         "vermagic", "architecture", "crc", "missing-symbol", "gpl-only",
     }  # fmt: skip
     assert [module.fit for module in fit.modules] == [EXACT, UNFIT]
+
+
+@pytest.mark.timeout(20)
+def test_many_dependencies_that_nobody_has() -> None:
+    """The kernel's modules are counted once, not for every name: a hostile `depends` has 100,000."""
+    target = kernel({f"s{number}": symbol(1, f"drivers/m{number % 500}") for number in range(20_000)})
+    module = driver(depends=[f"gone{number}" for number in range(20_000)])
+    assert len(check_fit([module], target).findings) == 20_000

@@ -65,6 +65,22 @@ def test_vermagic_is_what_the_preprocessor_makes(
     assert target_from_headers(find_headers(folder / "tree")).vermagic == wanted
 
 
+def test_vermagic_h_that_cannot_be_read(tmp_path: Path) -> None:
+    """It is a part of the headers, so it is told as they are; the system's word alone was exit 2."""
+    tree = build_tree()
+    tree["include/linux/vermagic.h/x"] = tree.pop("include/linux/vermagic.h")
+    with pytest.raises(HeadersError, match=r"vermagic\.h cannot be read: Is a directory"):
+        target_from_headers(find_headers(write_tree(tmp_path, tree)))
+
+
+def test_vermagic_of_a_shuffled_kernel_up_to_5_18(tmp_path: Path) -> None:
+    """The plugin's setting, header and word had other names before Linux 5.19."""
+    tree = build_tree(config={**CONFIG, "GCC_PLUGIN_RANDSTRUCT": "y"})
+    tree["include/generated/randomize_layout_hash.h"] = f'#define RANDSTRUCT_HASHED_SEED "{SEED}"\n'
+    target = target_from_headers(find_headers(write_tree(tmp_path, tree)))
+    assert target.vermagic == f"{RELEASE} SMP mod_unload modversions RANDSTRUCT_PLUGIN_{SEED}"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

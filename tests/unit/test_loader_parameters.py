@@ -86,8 +86,9 @@ def test_line_that_is_no_parameter_is_refused(tmp_path: Path, line: str, flaw: s
 def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     """Bytes that are not UTF-8, or a folder in the file's place, are wrong usage."""
     write_tree(tmp_path, {"nvidia.conf": b"\xff\xfe"})
-    with pytest.raises(UsageError, match=r"nvidia\.conf: cannot be read as module parameters"):
+    with pytest.raises(UsageError, match=r"nvidia\.conf: cannot be read as module parameters") as caught:
         read_parameters(tmp_path)
+    assert caught.value.hint
     write_tree(tmp_path / "b", {"nvidia-uvm.conf/x": ""})
     with pytest.raises(UsageError, match=r"nvidia-uvm\.conf: cannot be read"):
         read_parameters(tmp_path / "b")

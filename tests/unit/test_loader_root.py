@@ -218,3 +218,17 @@ def test_depmod_that_fails_is_told(
     with pytest.raises(LoadError, match=words):
         prepare_root(tmp_path / "root", RELEASE, ours, tree, SystemCommands(str(tmp_path / "bin")))
     assert insmods(old, "nvidia")[-1].startswith("nvidia.ko")
+
+
+def test_full_disk_is_told(ours: list[ModuleFacts], tree: Path, small_disk: Path) -> None:
+    """As an error of this stage, which the status has and the run ends with; what was there stays."""
+    root = prepare_root(small_disk / "root", RELEASE, ours, tree, COMMANDS)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(LoadError, match="No space left on device") as caught:
+        prepare_root(small_disk / "root", RELEASE, ours, tree, COMMANDS)
+    assert str(small_disk / "root") in caught.value.message
+    assert caught.value.hint
+    assert insmods(root, "nvidia")

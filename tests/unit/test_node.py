@@ -229,6 +229,30 @@ def test_attaches_only_to_what_both_digests_name(rig: Rig) -> None:
     assert start(DRIVER_CONFIG_DIGEST="5678") == 4, "a changed file counts, whatever the operator's digest"
 
 
+def test_word_of_a_driver_that_others_unloaded_is_not_said_of_the_next(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between its load and its announcement, a driver is not taken for the one before."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rig.life(rig.stop_when_ready(killed)).run()
+    for name in NAMES:
+        shutil.rmtree(rig.node.modules / name)
+    write_tree(rig.root / "drivers", {"nvidia.conf": "NVreg_A=1\n"})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FakeUserland, "after_load", killed)
+        rig.life().run()
+    assert rig.loaded() == sorted(NAMES)
+
+    (rig.root / "drivers/nvidia.conf").unlink()
+    before = len(rig.node.ran)
+    rig.life(rig.stop_when_ready(lambda: rig.seen.append(rig.node.ran[before:]))).run()
+    assert [line.split()[0] for line in rig.seen.pop()] == ["rmmod"] * 4 + ["modprobe"] * 4
+
+
 def with_mofed(rig: Rig) -> None:
     """Give the node a Mellanox device and a MOFED that is ready, the toolchain a nvidia-peermem for it."""
     rig.node.pci("0000:02:00.0", vendor="0x15b3", pci_class="0x020000")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import shutil
 import threading
 from pathlib import Path
-from typing import Iterator, List
+from typing import Any, Iterator, List
 
 import pytest
 from fake_host import FakeHost
@@ -17,7 +18,7 @@ from trees import write_tree
 
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import read_config
-from nvdriver_build.errors import HeadersError, HeadersMismatch, Stopped
+from nvdriver_build.errors import HeadersError, HeadersMismatch, Stopped, ToolkitError
 from nvdriver_build.loader.kernel_log import KernelLog
 from nvdriver_build.node.doctor import examine
 from nvdriver_build.node.getting import Ways
@@ -25,7 +26,7 @@ from nvdriver_build.node.life import Node
 from nvdriver_build.node.peermem import MofedPlace
 from nvdriver_build.obtain import build_ordered
 from nvdriver_build.readiness import Readiness, Status
-from nvdriver_build.toolkit import Server, Shared, Sidecar
+from nvdriver_build.toolkit import Order, Server, Shared, Sidecar
 from nvdriver_build.toolkit.documents import Request, read
 
 NAMES = ("nvidia", "nvidia_uvm", "nvidia_modeset", "nvidia_drm")
@@ -147,6 +148,38 @@ def test_built_beside_and_proven_by_the_nodes_own_symvers(pod: Pod) -> None:
     assert (pod.shared.root / "nvdriver-build.pyz").read_text() == "the bundle"
     assert (pod.shared.root / "ocp_dtk_entrypoint").stat().st_mode & 0o777 == 0o755
     assert pod.shared.prepared.exists()
+
+
+def test_a_shared_folder_that_takes_nothing_ends_nobody_who_has_a_set(pod: Pod) -> None:
+    """A set in the node's store is loaded although the toolkit cannot be told; only who needs it is told."""
+    pod.describe_node()
+    with pod.toolkit():
+        assert pod.run().origin == "built"
+    for path in (pod.shared.prepared, pod.shared.request, pod.shared.root / "nvdriver-build.pyz"):
+        path.unlink()
+        (path / "in the way").mkdir(parents=True)
+    assert pod.run().origin == "store"
+    shutil.rmtree(pod.root / "store")
+    with pytest.raises(ToolkitError, match="Is a directory"):
+        pod.run()
+
+
+def test_a_log_that_is_no_file_is_not_kept(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link in the place of the log, to a device without end say, is not followed."""
+    pod.describe_node()
+    write_tree(pod.root, {"secret": "of the node"})
+    build = Sidecar.build
+
+    def linked(sidecar: Sidecar, order: Order, *rest: Any) -> Path:
+        folder = build(sidecar, order, *rest)
+        sidecar.log(order.recipe.key).unlink()
+        sidecar.log(order.recipe.key).symlink_to(pod.root / "secret")
+        return folder
+
+    monkeypatch.setattr(Sidecar, "build", linked)
+    with pod.toolkit():
+        assert pod.run().origin == "built"
+    assert list((pod.root / "store/logs").glob("*")) == []
 
 
 def test_the_toolkit_describes_a_node_that_says_nothing(pod: Pod) -> None:

@@ -301,7 +301,29 @@ def test_status_is_ready_only_while_that_is_announced(files: Readiness) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "ready": 1}', '{"schema": 1, "modules": ["a"]}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"schema": 2}',
+        *(
+            f'{{"schema": 1, {field}}}'
+            for field in (
+                '"ready": 1',
+                '"modules": ["a"]',
+                '"modules": {"a\\u0000b": null}',
+                '"modules": {"\\ud800": null}',
+                '"timings": [1]',
+                '"timings": {"load": "long"}',
+                '"progress": {"done": 1}',
+                '"progress": {"done": 1, "total": 2, "elapsed": null}',
+                '"error": "no"',
+                '"error": {"message": "no"}',
+            )
+        ),
+    ],
 )
 def test_status_of_another_kind_is_none(text: str) -> None:
     """What is no such document, cut short or of a later schema, is as good as absent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator
 
@@ -13,7 +14,15 @@ from hypothesis import strategies as st
 from module_sets import PROVENANCE, recipe, write_set
 
 from nvdriver_build.errors import ModuleFormatError, StoreError
-from nvdriver_build.sets import MANIFEST, describe, explain_miss, open_set
+from nvdriver_build.sets import (
+    MANIFEST,
+    Manifest,
+    ModuleFile,
+    describe,
+    explain_miss,
+    open_set,
+    write_manifest,
+)
 
 ONE = {"modules": ("nvidia",)}
 
@@ -230,3 +239,25 @@ def test_a_miss_is_explained() -> None:
     assert (
         told == f"the nearest set, {near.key[:12]}, has kernel_release 6.1.0-2-amd64, wanted is 6.1.0-1-amd64"
     )
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "../nvidia", "/etc/nvidia", "", "a\nb"])
+def test_a_name_that_is_no_file_name_is_damage(tmp_path: Path, name: str) -> None:
+    """A manifest that fits together but names what no file of the set can be called is told as damage."""
+    odd = recipe(modules=(name,))
+    file = ModuleFile(f"{name}.ko", "0" * 64, 1, {})
+    write_manifest(tmp_path, Manifest(odd.key, odd, "standard", "6", "3" * 64, PROVENANCE, (file,)))
+    for check in (True, False):
+        with pytest.raises(StoreError, match="is no name of a module's file"):
+            open_set(tmp_path, check=check)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "nvidia.ko"])
+@pytest.mark.timeout(10)
+def test_a_pipe_is_damage(tmp_path: Path, name: str) -> None:
+    """To open a pipe would wait forever, and for no signal."""
+    write_set(tmp_path, recipe(**ONE))
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(StoreError, match="is no file"):
+        open_set(tmp_path)

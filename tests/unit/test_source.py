@@ -311,3 +311,12 @@ def find_in_place(place: Path, kind: str, beside: Path) -> Source:
 
 def _facts(source: Source) -> tuple[object, ...]:
     return source.version, source.kind, source.modules, source.names, source.digest
+
+
+def test_a_loop_of_links_is_no_source(tmp_path: Path) -> None:
+    """A link that leads to itself is passed over, and what is left is judged as ever."""
+    place = tmp_path / "loop"
+    place.mkdir()
+    (place / "kernel-open").symlink_to("kernel-open")
+    with pytest.raises(SourceError, match="holds no NVIDIA kernel tree"):
+        find(place)

@@ -20,7 +20,7 @@ from nvdriver_build.commands import Commands, SystemCommands
 from nvdriver_build.errors import NvdriverError, ToolkitError
 from nvdriver_build.obtain import Obtained, Wish, obtain
 from nvdriver_build.sets import Recipe
-from nvdriver_build.toolkit import Order, documents, shared
+from nvdriver_build.toolkit import Order, Server, documents, shared
 from nvdriver_build.toolkit.documents import BUILD, HEADERS
 
 
@@ -87,6 +87,13 @@ def test_what_was_tampered_with(pod: Pod, tamper: Callable[[Path], None]) -> Non
         assert list(pod.store.root.glob("work/*")) == []
         assert (get(pod).origin, pod.calls) == ("built", 2)
     assert [entry.problem for entry in pod.store.check()] == [None]
+
+
+def test_a_module_without_end(pod: Pod, small_disk: Path) -> None:
+    """It is not copied until the node's disk is full, which the kubelet would answer by evictions."""
+    pod.store.root.symlink_to(small_disk)
+    with pod.serving(), pytest.raises(ToolkitError, match="what the Driver Toolkit delivered in"):
+        get(pod, lambda folder: huge(module(folder)))
 
 
 def test_another_set_than_was_ordered(pod: Pod) -> None:
@@ -160,6 +167,39 @@ def test_half_a_source_is_replaced(pod: Pod) -> None:
     (pod.shared.source(pod.order().recipe.source_digest) / "nvidia/nv.c").write_text("")
     with pod.serving():
         assert get(pod).origin == "built"
+
+
+@pytest.mark.parametrize("odd", [link, pipe], ids=["link", "pipe"])
+def test_a_source_that_is_no_file_is_replaced(pod: Pod, odd: Callable[[Path], None]) -> None:
+    """A pipe in the place of a file that was offered is not waited for, a link is not followed."""
+    pod.offer()
+    file = pod.shared.source(pod.order().recipe.source_digest) / "nvidia/nv.c"
+    odd(file)
+    with pod.serving():
+        assert get(pod).origin == "built"
+    assert file.is_file() and not file.is_symlink()
+
+
+def huge(path: Path) -> None:
+    """A file without end, as far as memory goes, that takes no space."""
+    os.truncate(path, 1 << 40)
+
+
+@pytest.mark.parametrize("odd", [link, pipe, huge])
+@pytest.mark.parametrize("name", ["Module.symvers", "include/linux/vermagic.h"])
+def test_headers_that_are_no_files(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch, name: str, odd: Callable[[Path], None]
+) -> None:
+    """What describes a kernel is looked at before it is read: a pipe would be waited for without end."""
+    describe = Server._describe
+
+    def odd_one(server: Server, request: documents.Request) -> None:
+        describe(server, request)
+        odd(pod.shared.headers / request.attempt / name)
+
+    monkeypatch.setattr(Server, "_describe", odd_one)
+    with pod.serving(), pytest.raises(ToolkitError, match=f"cannot be used: .*{name}"):
+        pod.sidecar().headers(RELEASE)
 
 
 def test_a_cause_of_any_length(pod: Pod) -> None:

@@ -15,6 +15,7 @@ from kernel_trees import RELEASE
 from sidecar_rig import ODD, Pod
 from structlog.testing import capture_logs
 
+from nvdriver_build.cli.progress import BuildProgress
 from nvdriver_build.errors import HeadersError, NvdriverError, ToolkitError
 from nvdriver_build.toolkit import SAME_VERSION
 from nvdriver_build.toolkit.documents import (
@@ -200,6 +201,20 @@ def test_beats_that_are_none(pod: Pod) -> None:
     thread = answering(pod, beat)
     with pytest.raises(ToolkitError, match="no sign of life"):
         pod.sidecar(arrival=0).headers(RELEASE)
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ['"elapsed": 1e999', '"elapsed": NaN', f'"done": 1{"0" * 400}', '"total": -1', '"done": -1, "total": 1'],
+)
+def test_a_progress_that_is_none(pod: Pod, odd: str) -> None:
+    """What cannot be told of a build, infinity say, is no sign of life, and ends nothing."""
+    beat = f'{{"schema": 1, "instance": "x", "count": 1, "done": 1, "total": 2, "elapsed": 3.0, {odd}}}'
+    thread = answering(pod, lambda _: put(pod.shared.toolkit_beat, beat.encode()))
+    pod.offer()
+    with BuildProgress() as progress, pytest.raises(ToolkitError, match="no sign of life"):
+        pod.sidecar(arrival=0.5).build(pod.order(), pod.wish().source, progress)
     thread.join()
 
 
