@@ -31,6 +31,7 @@ class Config:
 
     path: str
     store: Path
+    reuse: bool
     driver_version: Optional[str]
     kind: str
     source: Optional[Path]
@@ -110,6 +111,10 @@ def _allow(name: str, value: str) -> bool:
     return _one_of("allow", "refuse")(name, value) == "allow"
 
 
+def _compatible(name: str, value: str) -> bool:
+    return _one_of("exact", "compatible")(name, value) == "compatible"
+
+
 def _off(name: str, value: str) -> bool:
     if _flag(name, value):
         raise UsageError(f"{name}=true is not supported yet", hint=f"unset {name}; it is on the way")
@@ -135,6 +140,7 @@ _SETTINGS = (
     _Setting("RHCOS_VERSION", "rhcos_version", None, _text),
     _Setting("NODE_NAME", "node_name", None, _text),
     _Setting("NVDRIVER_STORE", "store", None, _path),
+    _Setting("NVDRIVER_REUSE", "reuse", True, _compatible),
     _Setting("NVDRIVER_SOURCE", "source", None, _path),
     _Setting("NVDRIVER_RUN_SHA256", "run_sha256", None, _text),
     _Setting("NVDRIVER_HEADERS", "headers", None, _path),

@@ -137,10 +137,23 @@ def status(as_json: bool) -> None:
         _print(document)
 
 
+_FACTS = (
+    "stage",
+    "driver_version",
+    "kernel_release",
+    "key",
+    "fit",
+    "built_for",
+    "origin",
+    "proof",
+    "since",
+)
+
+
 def _print(document: dict[str, Any]) -> None:
     run_document = document["run"] or {}
     say(f"ready:          {'yes' if document['ready'] else 'no'}")
-    for name in ("stage", "driver_version", "kernel_release", "key", "fit", "origin", "proof", "since"):
+    for name in _FACTS:
         say(f"{name + ':':<15} {run_document.get(name) or '-'}")
     loaded = ", ".join(f"{module['name']} ({module['state']})" for module in document["loaded"])
     say(f"loaded:         {loaded or 'nothing'}")

@@ -94,7 +94,12 @@ class Ways:
                 driver_version=source.version, kernel_release=kernel.running.release, proof=wish.proof
             )
             obtained = obtain(wish, store, self.commands, progress=progress, elsewhere=elsewhere)
-            report.tell(key=obtained.set.key, origin=obtained.origin, fit=obtained.fit.fit)
+            report.tell(
+                key=obtained.set.key,
+                origin=obtained.origin,
+                fit=obtained.fit.fit,
+                built_for=obtained.set.manifest.recipe.kernel_release,
+            )
             _told(obtained)
             if not self._wants_peermem():
                 return Driver(obtained.set)
@@ -132,6 +137,7 @@ class Ways:
             job_memory=self.config.job_memory,
             allow_compiler_mismatch=self.config.compiler_mismatch,
             signatures_enforced=kernel.security.enforces,
+            reuse=self.config.reuse,
         )
 
     def _elsewhere(self, kernel: Kernel, store: Store, report: Reporter) -> Optional[Elsewhere]:

@@ -251,7 +251,9 @@ class Node:
         with self._stage(report, "verify"):
             found = open_set(folder)
             fit = require_fit(found, kernel.target, kernel.security.enforces)
-            report.tell(key=found.key, fit=fit.fit, driver_version=found.manifest.recipe.driver_version)
+            recipe = found.manifest.recipe
+            report.tell(key=found.key, fit=fit.fit, driver_version=recipe.driver_version)
+            report.tell(built_for=recipe.kernel_release)
         with self._stage(report, "prepare"):
             loadable = self._prepare(Driver(found), kernel, report)
         with self._stage(report, "load"):

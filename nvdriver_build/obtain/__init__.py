@@ -1,4 +1,4 @@
-"""Where modules come from, in order: the local store, a build here, a build in the toolkit beside us.
+"""Where modules come from, in order: the store, its sets of other kernels, a build here or beside us.
 
 What is loaded already stays: `node`. Every way ends in the same `check_fit` against the kernel, and none
 falls back to package repositories.
@@ -12,7 +12,7 @@ import structlog
 
 from nvdriver_build.build import Progress
 from nvdriver_build.commands import Commands
-from nvdriver_build.errors import SigningError
+from nvdriver_build.errors import FitError, SigningError
 from nvdriver_build.kernel import Headers, KernelTarget
 from nvdriver_build.obtain.beside import fetch, ordered
 from nvdriver_build.obtain.fitting import UNENFORCED, require_fit, unfit
@@ -65,6 +65,9 @@ def _obtain(
     found = _find(wish, recipe, store)
     if found is not None:
         return found
+    found = _reuse(wish, recipe, store)
+    if found is not None:
+        return found
     _log.info("not in the store", key=recipe.key[:12], why=store.explain_miss(recipe))
     with store.building(recipe.key, _WAIT_FOR_OTHER, commands.check):
         found = _find(wish, recipe, store)
@@ -89,6 +92,28 @@ def _find(wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
     if found is None:
         return None
     return Obtained(found, require_fit(found, wish.target, wish.signatures_enforced), "store")
+
+
+def _reuse(wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
+    """A set that was built for another kernel, and is proven to fit this one."""
+    if not wish.reuse or not wish.target.modversions:
+        return None
+    for found in store.fitting(recipe, wish.target):
+        built_for = found.manifest.recipe.kernel_release
+        try:
+            fit = require_fit(found, wish.target, wish.signatures_enforced)
+        except (FitError, SigningError) as error:
+            _log.info("a set of another kernel does not fit", key=found.key[:12], why=error.message)
+            continue
+        _log.warning(
+            "a set that was built for another kernel is used: all CRCs and the configuration are equal",
+            key=found.key[:12],
+            built_for=built_for,
+            kernel=recipe.kernel_release,
+            crcs=fit.crcs_proven,
+        )
+        return Obtained(found, fit, "store")
+    return None
 
 
 def build_ordered(

@@ -23,6 +23,7 @@ from nvdriver_build.store import Store
 class Wish:
     """Which modules are wanted, and what may be used to get them. `headers` is None where none are there.
 
+    With `reuse` a set of another kernel will do that is proven to fit.
     `symvers` is what other modules than the kernel's export, as text of Module.symvers, `target` has it, too.
     """
 
@@ -36,6 +37,7 @@ class Wish:
     debug_info: bool = False
     allow_compiler_mismatch: bool = False
     signatures_enforced: bool = False
+    reuse: bool = False
     symvers: Optional[str] = None
     mofed_sha256: Optional[str] = None
 

@@ -25,6 +25,8 @@ class Status:
     """`built`, `store`, `registry` or `loaded`."""
     fit: Optional[str] = None
     """`exact` or `compatible`."""
+    built_for: Optional[str] = None
+    """The kernel that the set was built for; where compatible, another than the one that runs."""
     proof: Optional[str] = None
     """Why the headers are those of the running kernel."""
     driver_version: Optional[str] = None

@@ -30,6 +30,7 @@ def test_defaults(root_user: None, tmp_path: Path) -> None:
     assert attrs.asdict(found) == {
         "path": DEFAULT_PATH,
         "store": Path("/var/lib/nvdriver-build"),
+        "reuse": True,
         "driver_version": None,
         "kind": "auto",
         "source": None,
@@ -66,6 +67,8 @@ def test_defaults(root_user: None, tmp_path: Path) -> None:
         ("DRIVER_CONFIG_DIGEST", "12345", "config_digest", "12345"),
         ("NODE_NAME", "worker-0", "node_name", "worker-0"),
         ("NVDRIVER_STORE", "/store", "store", Path("/store")),
+        ("NVDRIVER_REUSE", "exact", "reuse", False),
+        ("NVDRIVER_REUSE", "compatible", "reuse", True),
         ("NVDRIVER_SOURCE", "/driver", "source", Path("/driver")),
         ("NVDRIVER_RUN_SHA256", "ab", "run_sha256", "ab"),
         ("NVDRIVER_HEADERS", "/", "headers", Path("/")),

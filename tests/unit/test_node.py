@@ -186,6 +186,27 @@ def test_lost_daemon_takes_readiness_away_until_it_is_back(rig: Rig) -> None:
     assert_clean(rig)
 
 
+def test_a_set_of_another_kernel_serves_until_that_is_switched_off(rig: Rig) -> None:
+    """After a kernel update that changes no symbol nothing is built, and status says whose set it is."""
+
+    def look() -> None:
+        rig.seen.append(rig.readiness.read_status())
+
+    rig.life(rig.stop_when_ready(look)).run()
+    updated = RELEASE.replace("427.13", "427.99")
+    (rig.root / "node/proc/sys/kernel/osrelease").write_text(f"{updated}\n")
+    release_h = rig.toolchain.headers / "include/generated/utsrelease.h"
+    release_h.write_text(f'#define UTS_RELEASE "{updated}"\n')
+    rig.life(rig.stop_when_ready(look)).run()
+    first, second = rig.seen[:2]
+    assert (first.origin, first.fit, first.built_for) == ("built", "exact", RELEASE)
+    assert (second.origin, second.fit, second.built_for) == ("store", "compatible", RELEASE)
+    assert (second.key, second.kernel_release, rig.toolchain.make_calls()) == (first.key, updated, 1)
+    rig.life(rig.stop_when_ready(look), NVDRIVER_REUSE="exact").run()
+    assert (rig.seen[-1].origin, rig.toolchain.make_calls()) == ("built", 2)
+    assert_clean(rig)
+
+
 def test_attaches_only_to_what_both_digests_name(rig: Rig) -> None:
     """After a kill the same set, parameters and DRIVER_CONFIG_DIGEST attach; else it is loaded anew."""
     digest = {"DRIVER_CONFIG_DIGEST": "1234"}

@@ -1,6 +1,7 @@
 """A content-addressed store of module sets on a local path.
 
     ROOT/sets/KEY/                 a published set: modules and manifest.json; appears whole, by one rename
+    ROOT/index/                    which of them might fit another kernel (`index`)
     ROOT/work/.nvdriver-build-X/   somebody's work; a lock in it tells whether they still live
     ROOT/logs/KEY.log              the log of the last build of that key
     ROOT/locks/KEY                 held while that key is built
@@ -16,17 +17,21 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Callable, Collection, Iterator, Optional
+from typing import Callable, Collection, Iterator, Optional, Sequence
 
 import structlog
 from attrs import frozen
 
-from nvdriver_build.errors import StoreError, UsageError
+from nvdriver_build.errors import ModuleFormatError, StoreError, UsageError
 from nvdriver_build.files import FULL, LockedError, lock, private_folder, publish_folder, sweep
+from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.sets import MANIFEST, ModuleSet, Recipe, explain_miss, open_set
+from nvdriver_build.store.index import Index
 
 DAY = 86400.0
 _KEY = re.compile(r"[0-9a-f]{64}")
+_EXPLAINED = 16
+"""Sets that are opened to explain a miss."""
 _log = structlog.get_logger()
 
 
@@ -49,7 +54,25 @@ class Store:
 
     def find(self, recipe: Recipe) -> Optional[ModuleSet]:
         """The set of exactly this recipe, every byte checked; a damaged one is dropped, told, and None."""
-        folder = self._folder(recipe.key)
+        return self._take(recipe.key)
+
+    def fitting(self, recipe: Recipe, target: KernelTarget) -> Iterator[ModuleSet]:
+        """Sets like that of `recipe` but of other kernels whose symbols `target` has, the last used first.
+
+        Every byte of each is checked. Whether one fits is `check_fit`'s to say.
+        """
+        with self._translated():
+            keys = [key for key in self._index.candidates(recipe, target) if _KEY.fullmatch(key)]
+        for key in sorted(keys, key=lambda key: -_used(self._folder(key))):
+            found = self._take(key)
+            if found is not None:
+                yield found
+            else:
+                self._index.drop(key)
+
+    def _take(self, key: str) -> Optional[ModuleSet]:
+        """The set of a key, every byte checked; a damaged one is dropped, told, and None."""
+        folder = self._folder(key)
         with self._translated():
             try:
                 folder.lstat()
@@ -58,19 +81,27 @@ class Store:
         try:
             found = _open(folder)
         except StoreError as error:
-            _log.warning("a damaged set is dropped from the store", key=recipe.key[:12], reason=error.message)
-            self.drop(recipe.key)
+            _log.warning("a damaged set is dropped from the store", key=key[:12], reason=error.message)
+            self.drop(key)
             return None
         with contextlib.suppress(OSError):  # a read-only store serves as well
             os.utime(folder)
+        self._note(found)
         sweep(self.root / "work")  # a hit needs no workspace, which would sweep
         return found
+
+    def _note(self, found: ModuleSet) -> None:
+        """Let other kernels find it, too; where that is not to be had, this one is served all the same."""
+        with contextlib.suppress(OSError, ModuleFormatError):
+            self._index.note(found)
 
     def add(self, private: Path, key: str) -> ModuleSet:
         """Publish the filled folder `private` (of `workspace`); a set that is there already stays."""
         with self._translated(f"cannot take set {key[:12]}"):
             publish_folder(private, self._folder(key))
-        return _open(self._folder(key))
+        found = _open(self._folder(key))
+        self._note(found)
+        return found
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -115,7 +146,7 @@ class Store:
 
     def entries(self) -> tuple[Entry, ...]:
         """Every set, the last used first; damaged ones with what is wrong (their bytes are not read)."""
-        return tuple(sorted(self._entries(check=False), key=lambda entry: -entry.used))
+        return tuple(sorted(self._entries(self._folders(), check=False), key=lambda entry: -entry.used))
 
     def get(self, prefix: str) -> ModuleSet:
         """The set whose key starts with `prefix`, every byte checked."""
@@ -129,7 +160,7 @@ class Store:
 
     def check(self) -> tuple[Entry, ...]:
         """Every set with every byte compared; nothing is dropped."""
-        return tuple(self._entries(check=True))
+        return tuple(self._entries(self._folders(), check=True))
 
     def prune(self, keep: Collection[str], older_than_days: float) -> tuple[str, ...]:
         """Drop the sets that nobody used for some days, and damaged ones, but never a key of `keep`."""
@@ -146,21 +177,27 @@ class Store:
     def drop(self, key: str) -> None:
         """Take a set out: first out of sight by a rename, then off the disk."""
         with self._translated(), self.workspace() as private:
+            self._index.drop(key)
             with contextlib.suppress(FileNotFoundError):
                 self._folder(key).rename(private / key)
             self.log(key).unlink(missing_ok=True)
 
-    def _entries(self, *, check: bool) -> Iterator[Entry]:
-        for folder in self._folders():
+    def _entries(self, folders: Sequence[Path], *, check: bool) -> Iterator[Entry]:
+        for folder in folders:
             with self._translated(), contextlib.suppress(FileNotFoundError):  # dropped by somebody meanwhile
                 entry = _entry(folder, check)
                 if entry.problem is None or os.path.lexists(folder):
                     yield entry
 
     def explain_miss(self, recipe: Recipe) -> str:
-        """Why no set is the one of `recipe`: the first field in which the nearest differs."""
-        there = [entry.set.manifest.recipe for entry in self.entries() if entry.set]
+        """Why none is the set of `recipe`: the first field in which the nearest of the last used differs."""
+        last = sorted(self._folders(), key=_used)[-_EXPLAINED:]
+        there = [entry.set.manifest.recipe for entry in self._entries(last, check=False) if entry.set]
         return explain_miss(recipe, there)
+
+    @property
+    def _index(self) -> Index:
+        return Index(self.root)
 
     def _make_root(self) -> None:
         """The store is its owner's alone, whatever is put in first."""
@@ -198,6 +235,13 @@ def _open(folder: Path, *, check: bool = True) -> ModuleSet:
     if found.key != folder.name:
         raise StoreError(f"module set {folder} is damaged: it is {found.key}", hint="it is built anew")
     return found
+
+
+def _used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _entry(folder: Path, check: bool) -> Entry:

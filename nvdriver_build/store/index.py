@@ -1,0 +1,82 @@
+"""Which sets of other kernels might fit a kernel, without opening them.
+
+    ROOT/index/FAMILY/KEY     `CRC symbol`, a line for each symbol that the set KEY needs of the kernel
+
+FAMILY is a digest of all that has to be equal for `compatible` beside the symbols. An entry is a hint: it is
+written once its set is published, and again where a set in use lacks it; whoever follows it opens the set and
+proves it. So a crash between the two, or an index that is lost, costs a build at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import Collection, Iterator, Sequence
+
+from attrs import asdict, frozen
+
+from nvdriver_build.elf import ModuleFacts
+from nvdriver_build.files import publish
+from nvdriver_build.kernel import KernelTarget
+from nvdriver_build.sets import ModuleSet, Recipe
+
+_OF_THE_KERNEL = ("kernel_release", "symvers_sha256", "config_sha256")
+"""What may differ in the recipe of a set that fits: symbols and configuration are compared instead."""
+_LAYOUT = "module_layout"
+"""Its CRC differs between nearly any two kernels of different ABI: compared first."""
+
+
+@frozen
+class Index:
+    """The index in `root`, a store's folder."""
+
+    root: Path
+
+    def note(self, found: ModuleSet) -> None:
+        """Have an entry for a published set; OSError or ModuleFormatError where there cannot be one."""
+        manifest = found.manifest
+        place = self._family(manifest.recipe, manifest.vermagic, manifest.config_digest) / found.key
+        if not place.exists():
+            publish(place, b"".join(_needed(found.read())))
+
+    def candidates(self, recipe: Recipe, target: KernelTarget) -> Iterator[str]:
+        """Keys of sets whose every symbol `target` has with that CRC, in no order."""
+        there = {_line(name, symbol.crc) for name, symbol in target.symbols.items()}
+        with contextlib.suppress(FileNotFoundError):
+            for place in self._family(recipe, target.vermagic, target.config_digest).iterdir():
+                if place.name != recipe.key and _within(place, there):
+                    yield place.name
+
+    def drop(self, key: str) -> None:
+        """Forget a set."""
+        for place in self._folder.glob(f"*/{key}"):
+            place.unlink(missing_ok=True)
+
+    def _family(self, recipe: Recipe, vermagic: str, config_digest: str) -> Path:
+        fields = {name: value for name, value in asdict(recipe).items() if name not in _OF_THE_KERNEL}
+        text = json.dumps([fields, vermagic.partition(" ")[2], config_digest], sort_keys=True)
+        return self._folder / hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def _folder(self) -> Path:
+        return self.root / "index"
+
+
+def _needed(modules: Sequence[ModuleFacts]) -> list[bytes]:
+    """What the set asks of the kernel: not what its own modules export, nor what it can do without."""
+    own = {name for module in modules for name in (*module.exports, *module.weak)}
+    needed = {item for module in modules for item in module.needed.items() if item[0] not in own}
+    return [_line(name, crc) for name, crc in sorted(needed, key=lambda item: (item[0] != _LAYOUT, item))]
+
+
+def _line(name: str, crc: int) -> bytes:
+    return f"{crc:08x} {name}\n".encode()
+
+
+def _within(place: Path, there: Collection[bytes]) -> bool:
+    """Whether all that an entry names is there; an entry that went meanwhile names nothing that fits."""
+    with contextlib.suppress(OSError), place.open("rb") as lines:
+        return all(line in there for line in lines)
+    return False
