@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from real_build import unpacked  # noqa: E402
+from renamed_kernel import renamed  # noqa: E402
 from vm.kit import Kit, KitKernel, load_kit  # noqa: E402
 
 NAMES = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm")
@@ -108,6 +109,17 @@ class Bench:
         argv += [self.kernel.headers, self.kernel.modules, self.source, self.folder / "store"]
         self.time("run, store hit, to ready to load", lambda: run(argv))
 
+    def ready_on_the_next_kernel(self) -> None:
+        """A kernel update that changes no symbol: the set is that of the kernel before."""
+        kernel = renamed(self.kernel, self.made("next"), "next")
+        argv = [sys.executable, ROOT / "scripts" / "bench_ready.py", self.fresh("node"), kernel.release]
+        argv += [kernel.headers, self.kernel.modules, self.source, self.folder / "store"]
+        self.time("run, the set of another kernel, to ready to load", lambda: run(argv))
+
+    def made(self, name: str) -> Path:
+        self.fresh(name).mkdir()
+        return self.folder / name
+
     def fresh(self, name: str) -> Path:
         shutil.rmtree(self.folder / name, ignore_errors=True)
         return self.folder / name
@@ -178,6 +190,7 @@ def main() -> None:
         for _ in range(rounds):
             bench.verify()
             bench.ready_to_load()
+            bench.ready_on_the_next_kernel()
         print(json.dumps({"rounds": rounds, "jobs": bench.jobs}), file=sys.stderr)
         print(bench.table())
 

@@ -13,7 +13,8 @@ from typing import Mapping
 import pytest
 from attrs import evolve
 from real_build import RealBuild, build_real
-from sample_driver import make_sample_driver, replace_text
+from renamed_kernel import renamed
+from sample_driver import make_sample_driver
 
 from nvdriver_build.fit import check_fit
 from nvdriver_build.kernel import KernelTarget, find_headers, target_from_headers
@@ -26,29 +27,6 @@ from .machine import Machine
 from .test_driver import RUN, Node
 
 pytestmark = [pytest.mark.vm, pytest.mark.real]
-
-SETTING = {
-    ".config": "\nCONFIG_LOG_BUF_SHIFT={}\n",
-    "include/config/auto.conf": "\nCONFIG_LOG_BUF_SHIFT={}\n",
-    "include/generated/autoconf.h": " CONFIG_LOG_BUF_SHIFT {}\n",
-}
-"""Changes the layout of no structure, so that every CRC stays; we cannot know that, and refuse."""
-
-
-def renamed(kernel: KitKernel, folder: Path, suffix: str, setting: str = "") -> KitKernel:
-    """A copy of a kernel's headers, with another release and, if asked for, another value of `SETTING`."""
-    release = f"{kernel.release}-{suffix}"
-    headers = folder / f"linux-headers-{release}"
-    shutil.copytree(kernel.headers, headers, symlinks=True)
-    for name in ("scripts", "tools"):
-        (headers / name).unlink()
-        (headers / name).symlink_to((kernel.headers / name).resolve())
-    (folder / kernel.common.name).symlink_to(kernel.common)
-    replace_text(headers / "include/generated/utsrelease.h", f'"{kernel.release}"', f'"{release}"')
-    if setting:
-        for name, line in SETTING.items():
-            replace_text(headers / name, line.format(17), line.format(setting))
-    return evolve(kernel, release=release, headers=headers)
 
 
 def build_sample(source: Path, kernel: KitKernel, folder: Path) -> Path:
