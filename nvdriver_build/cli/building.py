@@ -17,7 +17,7 @@ from nvdriver_build.cli.signals import StopFlag
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import MOST_JOBS, Config, read_config
 from nvdriver_build.errors import StoreError, UsageError
-from nvdriver_build.files import private_folder, publish_folder, sync
+from nvdriver_build.files import exchange, private_folder, publish_folder, sync
 from nvdriver_build.kernel import find_headers, target_from_headers
 from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain, opened_source
 from nvdriver_build.sets import MANIFEST, ModuleSet, open_set
@@ -125,12 +125,20 @@ def _write(built: ModuleSet, place: Path) -> None:
                 shutil.copyfile(path, private / "set" / path.name)
             sync(private)
             _require_replaceable(place)  # a build takes minutes
-            if place.exists():
-                place.rename(private / "old")
             if not publish_folder(private / "set", place):
-                raise _not_written(place, "another process has written there meanwhile")
+                exchange(private / "set", place)
+                _require_ours(private / "set", place)
     except OSError as error:
         raise _not_written(place, error.strerror or str(error)) from error
+
+
+def _require_ours(taken: Path, place: Path) -> None:
+    """What was taken from `place` goes in a moment: where it is no set, it goes back, and that is told."""
+    try:
+        _require_replaceable(taken)
+    except UsageError as error:
+        exchange(taken, place)
+        raise _not_written(place, "another process has written there meanwhile") from error
 
 
 def _not_written(output: Path, why: str) -> StoreError:

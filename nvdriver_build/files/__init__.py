@@ -6,6 +6,7 @@ Nothing here knows what a kernel module is.
 from nvdriver_build.files.atomic import (
     FULL,
     LockedError,
+    exchange,
     lock,
     private_folder,
     publish,
@@ -21,6 +22,7 @@ from nvdriver_build.files.atomic import (
 __all__ = [
     "FULL",
     "LockedError",
+    "exchange",
     "lock",
     "private_folder",
     "publish",

@@ -27,6 +27,8 @@ _PRIVATE = ".nvdriver-build-"
 _PRIVATE_NAME = re.compile(re.escape(_PRIVATE) + "[0-9a-f]{16}")
 _OWNER = "owner"
 _POLL = 0.1
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Linux include/uapi/linux/fcntl.h and fs.h."""
 
 
 class LockedError(NvdriverError):
@@ -80,6 +82,25 @@ def publish_folder(private: Path, place: Path, *, durable: bool = True) -> bool:
     if durable:
         _sync(place.parent)
     return True
+
+
+def exchange(private: Path, place: Path) -> None:
+    """Let a filled private folder and the one in its place change places, in one step; OSError.
+
+    A reader sees the one or the other. Where the file system cannot do that, there is none for a moment.
+    """
+    import ctypes
+
+    renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    if renameat2(_AT_FDCWD, os.fsencode(private), _AT_FDCWD, os.fsencode(place), _RENAME_EXCHANGE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(code, os.strerror(code), str(place))
+    aside = private.with_name(f"{private.name}.old")
+    place.rename(aside)
+    private.rename(place)
+    aside.rename(private)
 
 
 def sync(folder: Path) -> None:

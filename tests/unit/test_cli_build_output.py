@@ -67,7 +67,7 @@ def test_a_link_to_a_set_stays_a_link(rig: FakeToolchain) -> None:
 
 
 def test_two_writers_of_one_output_are_told(rig: FakeToolchain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where another process was there between the two renames, its set stays and that is told."""
+    """Where another process puts something else there meanwhile, that stays, and is told."""
     built = open_set(_built(rig))
     place = rig.root / "other"
 

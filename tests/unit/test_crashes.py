@@ -14,7 +14,7 @@ from crashes import killed_after, killed_at_each_step
 from module_sets import put, recipe, write_set
 
 from nvdriver_build.cli import building
-from nvdriver_build.files import lock, private_folder, publish, publish_folder
+from nvdriver_build.files import atomic, lock, private_folder, publish, publish_folder
 from nvdriver_build.sets import open_set
 from nvdriver_build.store import Store
 
@@ -174,7 +174,28 @@ def test_kills_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_kills_of_an_output(tmp_path: Path) -> None:
-    """Killed while `build` replaces its output, that is the old set, the new one, or for a moment none."""
+    """Killed while `build` replaces its output, that is the old set or the new one."""
+    output = tmp_path / "output"
+    old, new = (write_set(tmp_path / name, each) for name, each in zip(("old", "new"), RECIPES))
+
+    def prepare() -> None:
+        shutil.rmtree(output, ignore_errors=True)
+        building._write(old, output)
+
+    seen = set()
+    for _ in killed_at_each_step(prepare, lambda: building._write(new, output)):
+        seen.add(open_set(output).key)
+        building._write(new, output)
+        assert open_set(output).key == new.key
+        assert names(tmp_path) == ["new", "old", "output"]
+    assert seen == {old.key, new.key}
+
+
+def test_kills_where_two_folders_cannot_change_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that cannot do that in one step: the old set, the new one, or for a moment none."""
+    monkeypatch.setattr(atomic, "_RENAME_EXCHANGE", 1 << 30)  # no flag that a kernel knows: EINVAL
     output = tmp_path / "output"
     old, new = (write_set(tmp_path / name, each) for name, each in zip(("old", "new"), RECIPES))
 
@@ -187,8 +208,7 @@ def test_kills_of_an_output(tmp_path: Path) -> None:
         seen.add(open_set(output).key if output.exists() else None)
         building._write(new, output)
         assert open_set(output).key == new.key
-        assert names(tmp_path) == ["new", "old", "output"]
-    assert seen - {None} == {old.key, new.key}
+    assert seen == {old.key, new.key, None}
 
 
 def test_kills_of_a_lock_holder(tmp_path: Path) -> None:

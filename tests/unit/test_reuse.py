@@ -10,6 +10,7 @@ from typing import Any, Dict, Mapping, Optional
 
 import pytest
 from attrs import evolve
+from crashes import killed_at_each_step
 from fake_toolchain import FakeToolchain, module_bytes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -189,6 +190,30 @@ def test_a_dropped_set_leaves_no_entry(rig: Rig) -> None:
     with pytest.raises(HeadersError):
         rig.get(rig.target(NEXT))
     assert not entry.exists()
+
+
+def test_kills_of_a_publish_and_of_a_drop(rig: Rig) -> None:
+    """Killed before any step: the next use of the set has it found, and nothing that is gone is given out."""
+    target, store = rig.target(NEXT), Store(rig.store.root.with_name("other"))
+    of = rig.built.set.manifest.recipe
+    wanted = _recipe_for(rig, target)
+
+    def prepare() -> None:
+        shutil.rmtree(store.root, ignore_errors=True)
+
+    def publish_and_drop() -> None:
+        _put(store, of, target, RELEASE)
+        store.drop(of.key)
+
+    seen = set()
+    for _ in killed_at_each_step(prepare, publish_and_drop):
+        offered = [found.key for found in store.fitting(wanted, target)]
+        there = store.find(of) is not None
+        seen.add((offered != [], there))
+        assert offered in ([], [of.key]) and (there or not offered)
+        again = [found.key for found in store.fitting(wanted, target)]
+        assert again == ([of.key] if there else [])
+    assert seen == {(False, False), (False, True), (True, True)}
 
 
 def _recipe_for(rig: Rig, target: KernelTarget) -> Recipe:
