@@ -60,6 +60,7 @@ def test_announced_driver_has_the_contracts_files(files: Readiness) -> None:
         "key": "k" * 64,
         "origin": None,
         "fit": "exact",
+        "built_for": None,
         "proof": None,
         "driver_version": None,
         "kernel_release": None,
