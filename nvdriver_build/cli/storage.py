@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+import os
+from typing import Any, Optional
 
 import attrs
 import cattrs
@@ -15,8 +16,9 @@ from nvdriver_build.config import read_config
 from nvdriver_build.errors import StoreError
 from nvdriver_build.loader.host import Host
 from nvdriver_build.node.status import loaded_keys
-from nvdriver_build.store import Entry, Store
+from nvdriver_build.store import Entry, Rules, Store
 
+DAY = 86400.0
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
@@ -109,12 +111,22 @@ def verify(as_json: bool) -> None:
 @click.option(
     "--older-than", "days", type=click.FloatRange(min=0), default=90.0, show_default=True, help="Days unused."
 )
+@click.option("--larger-than", "mebibytes", type=click.FloatRange(min=0), help="MiB of the sets used last.")
+@click.option(
+    "--keep-kernel",
+    "kernels",
+    metavar="R",
+    multiple=True,
+    help="Drop sets of other kernels than this (repeat it), the running one and the last before that.",
+)
 @_json
 @log_options
-def prune(days: float, as_json: bool) -> None:
+def prune(days: float, mebibytes: Optional[float], kernels: tuple[str, ...], as_json: bool) -> None:
     """Drop sets that nobody used for some days, and damaged ones; never what is loaded."""
     place = _store()
-    dropped = place.prune(loaded_keys(place.entries(), Host()), days)
+    size = None if mebibytes is None else int(mebibytes * 2**20)
+    rules = Rules(days * DAY, size, kernels, os.uname().release)
+    dropped = place.prune(loaded_keys(place.entries(), Host()), rules)
     if as_json:
         emit({"dropped": list(dropped)})
     else:

@@ -25,25 +25,17 @@ from attrs import frozen
 from nvdriver_build.errors import ModuleFormatError, StoreError, UsageError
 from nvdriver_build.files import FULL, LockedError, lock, private_folder, publish_folder, sweep
 from nvdriver_build.kernel import KernelTarget
-from nvdriver_build.sets import MANIFEST, ModuleSet, Recipe, explain_miss, open_set
+from nvdriver_build.sets import MANIFEST, ModuleSet, Recipe, explain_miss
+from nvdriver_build.store.entries import Entry, last_used, open_entry, read_entry
 from nvdriver_build.store.index import Index
+from nvdriver_build.store.pruning import Rules, unwanted
 
-DAY = 86400.0
+__all__ = ["Entry", "Rules", "Store"]
+
 _KEY = re.compile(r"[0-9a-f]{64}")
 _EXPLAINED = 16
 """Sets that are opened to explain a miss."""
 _log = structlog.get_logger()
-
-
-@frozen
-class Entry:
-    """A line of `store list`: `problem` is None for a set that can be read, `used` is in epoch seconds."""
-
-    key: str
-    set: Optional[ModuleSet]
-    size: int
-    used: float
-    problem: Optional[str]
 
 
 @frozen
@@ -63,7 +55,7 @@ class Store:
         """
         with self._translated():
             keys = [key for key in self._index.candidates(recipe, target) if _KEY.fullmatch(key)]
-        for key in sorted(keys, key=lambda key: -_used(self._folder(key))):
+        for key in sorted(keys, key=lambda key: -last_used(self._folder(key))):
             found = self._take(key)
             if found is not None:
                 yield found
@@ -78,14 +70,14 @@ class Store:
                 folder.lstat()
             except FileNotFoundError:
                 return None
+        with contextlib.suppress(OSError):  # a read-only store serves as well
+            os.utime(folder)  # first of all: what is used now is not pruned
         try:
-            found = _open(folder)
+            found = open_entry(folder)
         except StoreError as error:
             _log.warning("a damaged set is dropped from the store", key=key[:12], reason=error.message)
             self.drop(key)
             return None
-        with contextlib.suppress(OSError):  # a read-only store serves as well
-            os.utime(folder)
         self._note(found)
         sweep(self.root / "work")  # a hit needs no workspace, which would sweep
         return found
@@ -99,7 +91,7 @@ class Store:
         """Publish the filled folder `private` (of `workspace`); a set that is there already stays."""
         with self._translated(f"cannot take set {key[:12]}"):
             publish_folder(private, self._folder(key))
-        found = _open(self._folder(key))
+        found = open_entry(self._folder(key))
         self._note(found)
         return found
 
@@ -156,42 +148,46 @@ class Store:
                 f"{len(keys)} sets in {self.root} have a key that starts with {prefix!r}",
                 hint="nvdriver-build store list shows the keys",
             )
-        return _open(self._folder(keys[0]))
+        return open_entry(self._folder(keys[0]))
 
     def check(self) -> tuple[Entry, ...]:
         """Every set with every byte compared; nothing is dropped."""
         return tuple(self._entries(self._folders(), check=True))
 
-    def prune(self, keep: Collection[str], older_than_days: float) -> tuple[str, ...]:
-        """Drop the sets that nobody used for some days, and damaged ones, but never a key of `keep`."""
-        limit = time.time() - older_than_days * DAY
-        dropped = [
-            entry.key
-            for entry in self.entries()
-            if entry.key not in keep and (entry.problem is not None or entry.used < limit)
-        ]
-        for key in dropped:
-            self.drop(key)
-        return tuple(dropped)
+    def prune(self, keep: Collection[str], rules: Rules) -> tuple[str, ...]:
+        """Drop the sets that `rules` tell to go, never a key of `keep`, nor one that is used meanwhile."""
+        gone = unwanted(self.entries(), keep, rules, time.time())
+        return tuple(entry.key for entry in gone if self._drop(entry.key, entry.used))
 
     def drop(self, key: str) -> None:
         """Take a set out: first out of sight by a rename, then off the disk."""
+        self._drop(key, None)
+
+    def _drop(self, key: str, used: Optional[float]) -> bool:
+        """Drop a set, unless somebody has used it after `used`: whoever takes it says so first (`_take`)."""
+        place = self._folder(key)
         with self._translated(), self.workspace() as private:
-            self._index.drop(key)
+            if used is not None and last_used(place) > used:
+                return False
             with contextlib.suppress(FileNotFoundError):
-                self._folder(key).rename(private / key)
+                place.rename(private / key)
+            if used is not None and last_used(private / key) > used:  # between the two lines above
+                publish_folder(private / key, place)
+                return False
+            self._index.drop(key)
             self.log(key).unlink(missing_ok=True)
+            return True
 
     def _entries(self, folders: Sequence[Path], *, check: bool) -> Iterator[Entry]:
         for folder in folders:
             with self._translated(), contextlib.suppress(FileNotFoundError):  # dropped by somebody meanwhile
-                entry = _entry(folder, check)
+                entry = read_entry(folder, check)
                 if entry.problem is None or os.path.lexists(folder):
                     yield entry
 
     def explain_miss(self, recipe: Recipe) -> str:
         """Why none is the set of `recipe`: the first field in which the nearest of the last used differs."""
-        last = sorted(self._folders(), key=_used)[-_EXPLAINED:]
+        last = sorted(self._folders(), key=last_used)[-_EXPLAINED:]
         there = [entry.set.manifest.recipe for entry in self._entries(last, check=False) if entry.set]
         return explain_miss(recipe, there)
 
@@ -227,26 +223,3 @@ class Store:
             f"the store {self.root} {what}: {error.strerror or error}",
             hint="it has to be readable and writable, with space left; NVDRIVER_STORE names another place",
         )
-
-
-def _open(folder: Path, *, check: bool = True) -> ModuleSet:
-    """The set in a store's folder, which has to be the one that the folder's name says."""
-    found = open_set(folder, check=check)
-    if found.key != folder.name:
-        raise StoreError(f"module set {folder} is damaged: it is {found.key}", hint="it is built anew")
-    return found
-
-
-def _used(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _entry(folder: Path, check: bool) -> Entry:
-    used, size = folder.stat().st_mtime, sum(path.lstat().st_size for path in folder.glob("*"))
-    try:
-        return Entry(folder.name, _open(folder, check=check), size, used, None)
-    except StoreError as error:
-        return Entry(folder.name, None, size, used, error.message)

@@ -26,7 +26,7 @@ from nvdriver_build.kernel import KernelTarget, find_headers, target_from_header
 from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain
 from nvdriver_build.sets import Recipe, describe
 from nvdriver_build.source import open_source
-from nvdriver_build.store import Store
+from nvdriver_build.store import Rules, Store
 
 NEXT = "5.14.0-427.99.1.el9_4.x86_64"
 
@@ -184,7 +184,7 @@ def test_a_dropped_set_leaves_no_entry(rig: Rig) -> None:
     """Prune forgets in the index what it drops; an entry that outlived its set is removed when it is seen."""
     (entry,) = rig.store.root.glob("index/*/*")
     text = entry.read_text()
-    assert rig.store.prune((), 0) == (rig.built.set.key,)
+    assert rig.store.prune((), Rules(0)) == (rig.built.set.key,)
     assert not entry.exists()
     entry.write_text(text)
     with pytest.raises(HeadersError):

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from nvdriver_build.errors import Stopped, StoreError, UsageError
 from nvdriver_build.sets import MANIFEST, ModuleSet
-from nvdriver_build.store import Store
+from nvdriver_build.store import Rules, Store
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_what_is_put_in_is_found(store: Store) -> None:
 def test_the_store_is_its_owners_alone(store: Store) -> None:
     """The root is made when something is put in, with mode 0700, and not by looking."""
     assert store.find(recipe()) is None
-    assert (store.entries(), store.check(), store.prune((), 0)) == ((), (), ())
+    assert (store.entries(), store.check(), store.prune((), Rules(0))) == ((), (), ())
     assert not store.root.exists()
     put(store, recipe())
     assert store.root.stat().st_mode & 0o777 == 0o700
@@ -225,10 +225,10 @@ def test_prune_keeps_what_is_used(store: Store) -> None:
     _cut(damaged.folder)
     store.log(old.key).parent.mkdir()
     store.log(old.key).write_text("log")
-    assert set(store.prune({kept.key}, 9)) == {old.key, damaged.key}
+    assert set(store.prune({kept.key}, Rules(9 * 86400))) == {old.key, damaged.key}
     assert {entry.key for entry in store.entries()} == {kept.key, fresh.key}
     assert not store.log(old.key).exists()
-    assert store.prune({kept.key}, 9) == ()
+    assert store.prune({kept.key}, Rules(9 * 86400)) == ()
     assert leftovers(store) == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from module_sets import put, recipe, write_set
 
 from nvdriver_build.errors import StoreError
-from nvdriver_build.store import Store
+from nvdriver_build.store import Rules, Store
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_store_of_somebody_else_is_told(store: Store) -> None:
 def _look_as_nobody(store: Store) -> None:
     os.setuid(65534)
     key = recipe().key
-    for look in (store.entries, store.check, lambda: store.prune((), 0), lambda: store.find(recipe())):
+    for look in (store.entries, store.check, lambda: store.prune((), Rules(0)), lambda: store.find(recipe())):
         with pytest.raises(StoreError, match="Permission denied"):
             look()
     for act in (store.get, store.drop):
