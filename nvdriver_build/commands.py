@@ -168,7 +168,11 @@ class SystemCommands:
                 return sh.Command(program)(*argv[1:], _in=nothing, **options)
             except (OSError, sh.ForkException, sh.CommandNotFound) as error:
                 why = str(error).strip().rpartition("\n")[2]  # a ForkException is the child's traceback
-                raise CommandError(f"{pasteable(argv)}: cannot start: {why}", cause="cannot-start") from error
+                raise CommandError(
+                    f"{pasteable(argv)}: cannot start: {why}",
+                    cause="cannot-start",
+                    hint="is it for this machine's architecture, and are memory and processes left?",
+                ) from error
 
 
 def _dies_with_us() -> Callable[[], None]:
@@ -210,7 +214,11 @@ def _wait(process: Any, argv: Sequence[str], deadline: float, timeout: float, ti
     try:
         while process.is_alive():
             if time.monotonic() > deadline:
-                raise CommandError(f"{pasteable(argv)}: not done after {timeout:g} s, ended", cause="timeout")
+                raise CommandError(
+                    f"{pasteable(argv)}: not done after {timeout:g} s, ended",
+                    cause="timeout",
+                    hint="the machine is very busy, or what it waits for hangs: `dmesg` may say what",
+                )
             for tick in ticks:
                 tick()
             time.sleep(pause)
@@ -238,10 +246,10 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _signal_hint(number: int) -> Optional[str]:
+def _signal_hint(number: int) -> str:
     if number == signal.SIGKILL:
         return "often the out-of-memory killer: give more memory, or allow fewer jobs"
-    return None
+    return "somebody ended it, or it crashed: try again; `dmesg` tells of a crash"
 
 
 def end_group(group: int, grace: float = GRACE) -> None:

@@ -189,7 +189,7 @@ def _make(build: Build, tree: Path, commands: Commands, log: Path, progress: Opt
             tick=_ticker(build, log, progress),
         )
     except CommandError as error:
-        raise _failed(build, tree, log, str(error), error.hint or f"the whole log: {log}") from error
+        raise _failed(build, tree, log, str(error), f"{error.hint}; the whole log: {log}") from error
     if not finished.ok:
         raise _failed(build, tree, log, f"make ended with {finished.exit_code}: {tail(log, 3)}", None)
 

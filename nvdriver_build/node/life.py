@@ -90,13 +90,20 @@ class Node:
             except NvdriverError as error:
                 report.failed(error)
                 raise
+            except Exception as error:  # a bug, or a place that is foul: people look here, too
+                report.failed(NvdriverError(f"{type(error).__name__}: {error}"))
+                raise
             finally:
-                undo_quietly(self.userland)
-                if not driver_modules(self.host):
-                    self.userland.clean()
-                # What cannot be cleared must not hide what ended us.
-                with contextlib.suppress(UsageError):
-                    self.readiness.clear()
+                with contextlib.ExitStack() as last:
+                    last.callback(self._clear)
+                    undo_quietly(self.userland)
+                    if not driver_modules(self.host):
+                        self.userland.clean()
+
+    def _clear(self) -> None:
+        """Leave no readiness; what cannot be cleared must not hide what ended us."""
+        with contextlib.suppress(UsageError):
+            self.readiness.clear()
 
     def _live(self, report: Reporter) -> None:
         try:

@@ -174,7 +174,8 @@ class Server:
             return self._failed(request, told)
 
     def _failed(self, request: Request, error: NvdriverError) -> Result:
-        _log.error(error.message, hint=error.hint)
+        if not self._stuck:  # else it is told again and again, until the volume takes the answer
+            _log.error(error.message, hint=error.hint)
         document = {**error.document(), "message": error.message[:EXCERPT]}
         log = self._tail(request) if isinstance(error, BuildError) else ""
         return Result(request.attempt, self.instance, None, document, log)

@@ -186,6 +186,22 @@ def test_lost_daemon_takes_readiness_away_until_it_is_back(rig: Rig) -> None:
     assert_clean(rig)
 
 
+def test_what_is_no_error_of_ours_is_in_the_status_too(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug, or a foul place, is told like every end, and leaves no readiness, whatever else fails."""
+
+    def foul(*_: object) -> None:
+        raise ZeroDivisionError("what nobody thought of")
+
+    for act in ("after_load", "undo"):
+        monkeypatch.setattr(FakeUserland, act, foul)
+    with pytest.raises(ZeroDivisionError):
+        rig.life().run()
+    status = rig.readiness.read_status()
+    assert status is not None and status.error is not None
+    assert status.error["message"] == "ZeroDivisionError: what nobody thought of"
+    assert list((rig.root / "run/validations").iterdir()) == []
+
+
 def test_a_set_of_another_kernel_serves_until_that_is_switched_off(rig: Rig) -> None:
     """After a kernel update that changes no symbol nothing is built, and status says whose set it is."""
 
