@@ -105,16 +105,17 @@ class Bench:
         self.time("verify of five modules", lambda: run(command))
 
     def ready_to_load(self) -> None:
-        argv = [sys.executable, ROOT / "scripts" / "bench_ready.py", self.fresh("node"), self.kernel.release]
-        argv += [self.kernel.headers, self.kernel.modules, self.source, self.folder / "store"]
-        self.time("run, store hit, to ready to load", lambda: run(argv))
+        self.ready("run, store hit, to ready to load", self.kernel)
 
     def ready_on_the_next_kernel(self) -> None:
         """A kernel update that changes no symbol: the set is that of the kernel before."""
         kernel = renamed(self.kernel, self.made("next"), "next")
+        self.ready("run, the set of another kernel, to ready to load", kernel)
+
+    def ready(self, name: str, kernel: KitKernel) -> None:
         argv = [sys.executable, ROOT / "scripts" / "bench_ready.py", self.fresh("node"), kernel.release]
-        argv += [kernel.headers, self.kernel.modules, self.source, self.folder / "store"]
-        self.time("run, the set of another kernel, to ready to load", lambda: run(argv))
+        argv += [kernel.headers, kernel.modules, self.source, self.folder / "store"]
+        self.time(name, lambda: run(argv))
 
     def made(self, name: str) -> Path:
         self.fresh(name).mkdir()

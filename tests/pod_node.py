@@ -43,16 +43,7 @@ class PodNode:
     def make(cls, folder: Path, kernel: KitKernel) -> PodNode:
         """A node that runs `kernel`, with one GPU and nothing in its store."""
         node = cls(folder, kernel.release)
-        for name in [
-            "run",
-            "fabricmanager",
-            "topologyd",
-            "var-log",
-            "mellanox/usr/src",
-            "store",
-            "rig/pci",
-            "rig/bin",
-        ]:
+        for name in FOLDERS:
             (folder / name).mkdir(parents=True)
         (folder / "dev-log").touch()
         (folder / "os-release").write_text('ID="rhcos"\nVERSION_ID="4.16"\n')

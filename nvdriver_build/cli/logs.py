@@ -9,6 +9,8 @@ from typing import Any, Callable, MutableMapping, TextIO, TypeVar, cast
 
 import click
 
+from nvdriver_build.cli import printable
+
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
@@ -59,11 +61,7 @@ def _is_terminal() -> bool:
 
 def _escaped(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Texts of others cannot steer the terminal, nor fake a line."""
-    return {name: _printable(value) if isinstance(value, str) else value for name, value in event.items()}
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else repr(text)[1:-1]
+    return {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def configure(form: str, level: int) -> None:

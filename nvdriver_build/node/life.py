@@ -259,8 +259,8 @@ class Node:
             found = open_set(folder)
             fit = require_fit(found, kernel.target, kernel.security.enforces)
             recipe = found.manifest.recipe
-            report.tell(key=found.key, fit=fit.fit, driver_version=recipe.driver_version)
-            report.tell(built_for=recipe.kernel_release)
+            built = {"driver_version": recipe.driver_version, "built_for": recipe.kernel_release}
+            report.tell(key=found.key, fit=fit.fit, **built)
         with self._stage(report, "prepare"):
             loadable = self._prepare(Driver(found), kernel, report)
         with self._stage(report, "load"):

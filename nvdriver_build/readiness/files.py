@@ -144,7 +144,6 @@ class Readiness:
         """Let what a killed owner announced not outlive a start that comes to nothing; quiet on failure."""
         if self.ready or self.ctr_ready.exists():
             with contextlib.suppress(InUseError, UsageError), self.owned():
-                self.withdraw()
                 self.clear()
 
     def _not_ready(self) -> None:
