@@ -32,6 +32,8 @@ class Config:
     path: str
     store: Path
     reuse: bool
+    registry: Optional[str]
+    trust: Optional[Path]
     driver_version: Optional[str]
     kind: str
     source: Optional[Path]
@@ -141,6 +143,8 @@ _SETTINGS = (
     _Setting("NODE_NAME", "node_name", None, _text),
     _Setting("NVDRIVER_STORE", "store", None, _path),
     _Setting("NVDRIVER_REUSE", "reuse", True, _compatible),
+    _Setting("NVDRIVER_REGISTRY", "registry", None, _text),
+    _Setting("NVDRIVER_TRUST", "trust", None, _path),
     _Setting("NVDRIVER_SOURCE", "source", None, _path),
     _Setting("NVDRIVER_RUN_SHA256", "run_sha256", None, _text),
     _Setting("NVDRIVER_HEADERS", "headers", None, _path),
