@@ -56,9 +56,9 @@ def test_a_store_that_is_open_to_others_is_refused(store: Store) -> None:
     put(store, recipe())
     for mode in (0o770, 0o702, 0o1777):
         store.root.chmod(mode)
-        for act in (lambda: store.find(recipe()), lambda: put(store, recipe(kind="proprietary"))):
+        for act in (store.find, lambda of: put(store, of)):
             with pytest.raises(StoreError, match=f"is open to others .*mode {mode:04o}") as caught:
-                act()
+                act(recipe())
             assert "chmod 700" in str(caught.value.hint)
     store.root.chmod(0o750)
     assert store.find(recipe()) is not None
