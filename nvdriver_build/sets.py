@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import stat
+from base64 import b64decode
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
@@ -22,6 +23,8 @@ from nvdriver_build.files import publish, sha256_file
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.p7s"
+"""Beside it where it is signed: detached CMS over its very bytes."""
 _OWN_DIGEST = "sha256"
 UNREADABLE = (
     OSError,
@@ -83,7 +86,7 @@ class ModuleFile:
 
 @frozen
 class Manifest:
-    """The document `manifest.json`."""
+    """The document `manifest.json`. `certificate` is base64 of the DER of the one that signed the modules."""
 
     key: str
     recipe: Recipe
@@ -92,6 +95,7 @@ class Manifest:
     config_digest: str
     provenance: Provenance
     files: tuple[ModuleFile, ...]
+    certificate: Optional[str] = None
     schema: int = SCHEMA
 
 
@@ -112,13 +116,26 @@ class ModuleSet:
         """The module files."""
         return tuple(self.folder / file.file for file in self.manifest.files)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that a copy of the set needs: modules, manifest, and its signature where it is signed."""
+        signature = self.folder / SIGNATURE
+        return (self.folder / MANIFEST, *self.paths, *([signature] if signature.is_file() else []))
+
     def read(self, *, digest: bool = False) -> tuple[ModuleFacts, ...]:
         """What the ELF of each module says now; ModuleFormatError where one is damaged."""
         return tuple(read_module(path, digest=digest) for path in self.paths)
 
 
 def describe(
-    folder: Path, recipe: Recipe, provenance: Provenance, *, flavour: str, vermagic: str, config_digest: str
+    folder: Path,
+    recipe: Recipe,
+    provenance: Provenance,
+    *,
+    flavour: str,
+    vermagic: str,
+    config_digest: str,
+    certificate: Optional[str] = None,
 ) -> ModuleSet:
     """Describe freshly built modules in `folder`, writing the manifest last."""
     files = []
@@ -127,7 +144,9 @@ def describe(
         assert facts.sha256 is not None  # asked for by default
         document = {**facts_document(facts), "path": f"{name}.ko"}
         files.append(ModuleFile(f"{name}.ko", facts.sha256, facts.size, document))
-    manifest = Manifest(recipe.key, recipe, flavour, vermagic, config_digest, provenance, tuple(files))
+    manifest = Manifest(
+        recipe.key, recipe, flavour, vermagic, config_digest, provenance, tuple(files), certificate
+    )
     write_manifest(folder, manifest)
     return ModuleSet(folder, manifest)
 
@@ -157,12 +176,24 @@ def open_set(folder: Path, *, check: bool = True) -> ModuleSet:
         raise _damaged(folder, f"its key {manifest.key} is not that of its recipe, {manifest.recipe.key}")
     if tuple(file.file for file in manifest.files) != tuple(f"{name}.ko" for name in manifest.recipe.modules):
         raise _damaged(folder, "its files are not the modules of its recipe")
+    if _fingerprint(manifest.certificate) != manifest.recipe.certificate:
+        raise _damaged(folder, "its certificate is not that of its recipe")
     for file in manifest.files:
         if not _FILE.fullmatch(file.file):
             raise _damaged(folder, f"{file.file!r} is no name of a module's file")
     for file in manifest.files if check else ():
         _check_file(folder, file)
     return ModuleSet(folder, manifest)
+
+
+def _fingerprint(certificate: Optional[str]) -> Optional[str]:
+    """sha256 of the DER, which recipes name."""
+    try:
+        return (
+            None if certificate is None else hashlib.sha256(b64decode(certificate, validate=True)).hexdigest()
+        )
+    except ValueError:
+        return ""
 
 
 def _read_manifest(path: Path, check: bool) -> Manifest:
