@@ -76,7 +76,7 @@ def test_two_writers_of_one_output_are_told(rig: FakeToolchain, monkeypatch: pyt
         (there / "theirs").touch()
         return publish_folder(private, there)
 
-    monkeypatch.setattr(building, "publish_folder", late)
+    monkeypatch.setattr(output_folder, "publish_folder", late)
     with pytest.raises(StoreError, match="another process has written there meanwhile"):
         output_folder.write_set(ModuleSet(built.folder, built.manifest), place)
     assert [path.name for path in place.iterdir()] == ["theirs"]
