@@ -18,12 +18,14 @@ from nvdriver_build.obtain.beside import fetch, ordered
 from nvdriver_build.obtain.fitting import UNENFORCED, require_fit, unfit
 from nvdriver_build.obtain.making import build
 from nvdriver_build.obtain.outside import Outside, vouching
+from nvdriver_build.obtain.signed import signed
 from nvdriver_build.obtain.wish import Elsewhere, Obtained, Wish, modules_to_build, opened_source
 from nvdriver_build.sets import Recipe
 from nvdriver_build.store import Store
 from nvdriver_build.toolkit import Order, Shared
 
 __all__ = [
+    "UNENFORCED",
     "Elsewhere",
     "Obtained",
     "Outside",
@@ -82,6 +84,18 @@ def _obtain(
         found = _find(wish, recipe, store)
         if found is not None:
             return found
+        if wish.certificate is not None:
+            made = signed(
+                wish,
+                wish.certificate,
+                recipe,
+                store,
+                commands,
+                lambda unsigned: _obtain(unsigned, unsigned.recipe(), store, commands, progress, elsewhere),
+            )
+            if outside and wish.signer:
+                outside.give(made.set)
+            return made
         _require_unenforced(wish)
         if wish.headers is None and elsewhere is not None:
             return fetch(wish, recipe, store, elsewhere, progress)
@@ -89,7 +103,7 @@ def _obtain(
 
 
 def _require_unenforced(wish: Wish) -> None:
-    if wish.signatures_enforced:
+    if wish.enforced:
         raise SigningError(
             f"kernel {wish.target.release} takes signed modules only, and what is built here is not signed",
             hint=UNENFORCED,
@@ -100,7 +114,7 @@ def _find(wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
     found = store.find(recipe)
     if found is None:
         return None
-    return Obtained(found, require_fit(found, wish.target, wish.signatures_enforced), "store")
+    return Obtained(found, require_fit(found, wish.target, wish.trust), "store")
 
 
 def _reuse(wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
@@ -110,7 +124,7 @@ def _reuse(wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
     for found in store.fitting(recipe, wish.target):
         built_for = found.manifest.recipe.kernel_release
         try:
-            fit = require_fit(found, wish.target, wish.signatures_enforced)
+            fit = require_fit(found, wish.target, wish.trust)
         except (FitError, SigningError) as error:
             _log.info("a set of another kernel does not fit", key=found.key[:12], why=error.message)
             continue

@@ -105,7 +105,7 @@ class Outside:
             publish(place / FOREIGN, f"{self.remote}\n")
             made = open_set(place)
             vouching(self.trust, self.commands)(made)
-            fit = require_fit(made, wish.target, wish.signatures_enforced)
+            fit = require_fit(made, wish.target, wish.trust)
             return Obtained(store.add(place, made.key), fit, ORIGIN)
 
     def give(self, found: ModuleSet) -> None:
