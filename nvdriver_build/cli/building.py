@@ -22,7 +22,7 @@ from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain, open
 from nvdriver_build.source import AUTO, OPEN, PROPRIETARY, split_names
 
 _PATH = click.Path(path_type=Path)
-_ORIGINS = {"built": "built", "store": "taken from the store", "registry": "taken from the registry"}
+ORIGINS = {"built": "built", "store": "taken from the store", "registry": "taken from the registry"}
 _ELSEWHERE = "not compared: the modules are for a kernel that was named, not for the one that runs here"
 
 
@@ -110,6 +110,6 @@ def _print(obtained: Obtained, document: dict[str, Any], config: Config) -> None
     for module in obtained.fit.modules:
         say(f"  {module.name:<16} {module.fit}")
     say(
-        f"{_ORIGINS[obtained.origin]} in {document['seconds']:.1f} s;"
+        f"{ORIGINS[obtained.origin]} in {document['seconds']:.1f} s;"
         f" key {recipe.key[:12]}; in {document['output']}"
     )
