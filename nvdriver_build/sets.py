@@ -11,7 +11,7 @@ import json
 import re
 import stat
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence, Union
 
 import cattrs
 from attrs import asdict, field, frozen
@@ -22,6 +22,8 @@ from nvdriver_build.files import publish, sha256_file
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.p7s"
+"""The signature over the bytes of the manifest, where the set has one."""
 _OWN_DIGEST = "sha256"
 UNREADABLE = (
     OSError,
@@ -150,36 +152,45 @@ def open_set(folder: Path, *, check: bool = True) -> ModuleSet:
 
     With `check` every byte counts: the manifest is compared with its own digest, each file with its.
     """
-    manifest = _read_manifest(folder / MANIFEST, check)
-    if manifest.schema != SCHEMA:
-        raise _damaged(folder, f"its schema is {manifest.schema}, this program knows {SCHEMA}")
-    if manifest.key != manifest.recipe.key:
-        raise _damaged(folder, f"its key {manifest.key} is not that of its recipe, {manifest.recipe.key}")
-    if tuple(file.file for file in manifest.files) != tuple(f"{name}.ko" for name in manifest.recipe.modules):
-        raise _damaged(folder, "its files are not the modules of its recipe")
-    for file in manifest.files:
-        if not _FILE.fullmatch(file.file):
-            raise _damaged(folder, f"{file.file!r} is no name of a module's file")
+    manifest = parse_manifest(_manifest_bytes(folder / MANIFEST), folder, check=check)
     for file in manifest.files if check else ():
         _check_file(folder, file)
     return ModuleSet(folder, manifest)
 
 
-def _read_manifest(path: Path, check: bool) -> Manifest:
+def parse_manifest(data: bytes, where: Union[Path, str], *, check: bool = True) -> Manifest:
+    """The manifest that these bytes are; StoreError, which names `where`, if it contradicts itself."""
+    try:
+        document = json.loads(data)
+        digest = document.pop(_OWN_DIGEST, None)
+        if check and digest != _digest(document):
+            raise _damaged(where, "its manifest is not as it was written")
+        manifest = cattrs.structure(document, Manifest)
+    except UNREADABLE as error:
+        raise _damaged(where, f"its manifest cannot be read ({type(error).__name__})") from error
+    if manifest.schema != SCHEMA:
+        raise _damaged(where, f"its schema is {manifest.schema}, this program knows {SCHEMA}")
+    if manifest.key != manifest.recipe.key:
+        raise _damaged(where, f"its key {manifest.key} is not that of its recipe, {manifest.recipe.key}")
+    if tuple(file.file for file in manifest.files) != tuple(f"{name}.ko" for name in manifest.recipe.modules):
+        raise _damaged(where, "its files are not the modules of its recipe")
+    for file in manifest.files:
+        if not _FILE.fullmatch(file.file):
+            raise _damaged(where, f"{file.file!r} is no name of a module's file")
+    return manifest
+
+
+def _manifest_bytes(path: Path) -> bytes:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise _damaged(path.parent, f"its {MANIFEST} is no file")
         if found.st_size > _MANIFEST_LIMIT:
             raise _damaged(path.parent, f"its manifest is larger than {_MANIFEST_LIMIT} bytes")
-        document = json.loads(path.read_bytes())
-        digest = document.pop(_OWN_DIGEST, None)
-        if check and digest != _digest(document):
-            raise _damaged(path.parent, "its manifest is not as it was written")
-        return cattrs.structure(document, Manifest)
+        return path.read_bytes()
     except FileNotFoundError:
         raise _damaged(path.parent, f"it has no {MANIFEST}") from None
-    except UNREADABLE as error:
+    except OSError as error:
         raise _damaged(path.parent, f"its manifest cannot be read ({type(error).__name__})") from error
 
 
@@ -195,7 +206,7 @@ def _check_file(folder: Path, file: ModuleFile) -> None:
         raise _damaged(folder, f"{file.file} has sha256 {found}, the manifest says {file.sha256}")
 
 
-def _damaged(folder: Path, reason: str) -> StoreError:
+def _damaged(folder: Union[Path, str], reason: str) -> StoreError:
     return StoreError(
         f"module set {folder} is damaged: {reason}",
         hint="build it again, or copy it again, whole",

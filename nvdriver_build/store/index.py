@@ -24,7 +24,7 @@ from nvdriver_build.sets import ModuleSet, Recipe
 
 _OF_THE_KERNEL = ("kernel_release", "symvers_sha256", "config_sha256")
 """What may differ in the recipe of a set that fits: symbols and configuration are compared instead."""
-_LAYOUT = "module_layout"
+LAYOUT = "module_layout"
 """Its CRC differs between nearly any two kernels of different ABI: compared first."""
 
 
@@ -55,20 +55,25 @@ class Index:
             place.unlink(missing_ok=True)
 
     def _family(self, recipe: Recipe, vermagic: str, config_digest: str) -> Path:
-        fields = {name: value for name, value in asdict(recipe).items() if name not in _OF_THE_KERNEL}
-        text = json.dumps([fields, vermagic.partition(" ")[2], config_digest], sort_keys=True)
-        return self._folder / hashlib.sha256(text.encode()).hexdigest()
+        return self._folder / family(recipe, vermagic, config_digest)
 
     @property
     def _folder(self) -> Path:
         return self.root / "index"
 
 
+def family(recipe: Recipe, vermagic: str, config_digest: str) -> str:
+    """The digest of all that sets have in common which may fit one kernel, beside the symbols."""
+    fields = {name: value for name, value in asdict(recipe).items() if name not in _OF_THE_KERNEL}
+    text = json.dumps([fields, vermagic.partition(" ")[2], config_digest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _needed(modules: Sequence[ModuleFacts]) -> list[bytes]:
     """What the set asks of the kernel: not what its own modules export, nor what it can do without."""
     own = {name for module in modules for name in (*module.exports, *module.weak)}
     needed = {item for module in modules for item in module.needed.items() if item[0] not in own}
-    return [_line(name, crc) for name, crc in sorted(needed, key=lambda item: (item[0] != _LAYOUT, item))]
+    return [_line(name, crc) for name, crc in sorted(needed, key=lambda item: (item[0] != LAYOUT, item))]
 
 
 def _line(name: str, crc: int) -> bytes:
