@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Optional
 
-from attrs import frozen
+from attrs import field, frozen
 
 from nvdriver_build.commands import DEFAULT_PATH
 from nvdriver_build.errors import UsageError
@@ -23,6 +24,7 @@ MOST_JOBS = 1024
 """Thousands of compilers at once run out of file descriptors (dkms 100)."""
 _MIB = 1024 * 1024
 _DIGITS = 9
+_PROXY = re.compile(r"https?://[!-~]+")
 
 
 @frozen
@@ -31,6 +33,11 @@ class Config:
 
     path: str
     store: Path
+    registry: Optional[str]
+    registry_ca: Optional[Path]
+    registry_auth: Optional[Path]
+    https_proxy: Optional[str] = field(repr=False)
+    no_proxy: tuple[str, ...]
     reuse: bool
     driver_version: Optional[str]
     kind: str
@@ -127,6 +134,16 @@ def _passthrough(name: str, value: str) -> str:
     return value
 
 
+def _proxy(name: str, value: str) -> str:
+    if not _PROXY.fullmatch(value):  # it is not shown: it may hold a password
+        raise UsageError(f"{name} is no address of a proxy", hint="it takes http://[USER:PASSWORD@]HOST:PORT")
+    return value
+
+
+def _words(name: str, value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in _text(name, value).split(",") if word.strip())
+
+
 _SETTINGS = (
     _Setting("DRIVER_VERSION", "driver_version", None, _text),
     _Setting("DRIVER_TYPE", "", None, _passthrough),
@@ -141,6 +158,11 @@ _SETTINGS = (
     _Setting("NODE_NAME", "node_name", None, _text),
     _Setting("NVDRIVER_STORE", "store", None, _path),
     _Setting("NVDRIVER_REUSE", "reuse", True, _compatible),
+    _Setting("NVDRIVER_REGISTRY", "registry", None, _text),
+    _Setting("NVDRIVER_REGISTRY_CA", "registry_ca", None, _path),
+    _Setting("NVDRIVER_REGISTRY_AUTH", "registry_auth", None, _path),
+    _Setting("HTTPS_PROXY", "https_proxy", None, _proxy),
+    _Setting("NO_PROXY", "no_proxy", (), _words),
     _Setting("NVDRIVER_SOURCE", "source", None, _path),
     _Setting("NVDRIVER_RUN_SHA256", "run_sha256", None, _text),
     _Setting("NVDRIVER_HEADERS", "headers", None, _path),

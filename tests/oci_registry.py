@@ -62,7 +62,16 @@ def make_certificate(folder: Path, name: str = "registry") -> Path:
     certificate = folder / f"{name}.crt"
     subprocess.run(
         (
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+            ),
             *("-keyout", str(folder / f"{name}.key"), "-out", str(certificate), "-days", "2"),
             *("-subj", f"/CN={name} of tests", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"),
         ),

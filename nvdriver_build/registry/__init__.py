@@ -11,6 +11,7 @@ failure is a StoreError with a hint; whoever asks goes on without a registry.
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Iterator, Optional
 
@@ -61,26 +62,18 @@ class Offer:
     _registry: Registry
     _modules: dict[str, Blob]
 
-    @property
-    def where(self) -> str:
-        """What it is called in a message."""
-        return f"set {self.key[:12]} of registry {self._registry.place}"
-
-    def might_fit(self, target: KernelTarget) -> bool:
-        """Whether the kernel has what the manifest says is needed; `check_fit` proves it."""
-        return hints.might_fit(self.described, target)
-
-    def fetch(self, place: Path) -> ModuleSet:
-        """Write the set into the empty private folder `place`, every byte compared with digests and manifest.
+    def fetch(self, place: Path) -> None:
+        """Write the set into the private folder `place`, every byte compared with digests and manifest.
 
         OSError where that cannot be written to.
         """
+        place.mkdir(exist_ok=True)
         for file in self.described.files:
             self._registry.module(self._modules[file.file], file.size, place / file.file)
         if self.signature is not None:
             (place / SIGNATURE).write_bytes(self.signature)
         (place / MANIFEST).write_bytes(self.manifest)
-        return open_set(place)
+        open_set(place)
 
 
 @frozen(eq=False)
@@ -90,10 +83,8 @@ class Registry:
     session: Session
     commands: Commands
 
-    @property
-    def place(self) -> Place:
-        """Where it is."""
-        return self.session.place
+    def __str__(self) -> str:
+        return f"registry {self.session.place}"
 
     @property
     def content(self) -> Content:
@@ -120,8 +111,8 @@ class Registry:
         keys = hints.read(self.content, tag) if tag else ()
         yield from (key for key in keys if key != recipe.key)
 
-    def push(self, made: ModuleSet, work: Path) -> bool:
-        """Have a signed set there; False where it was there already, just so. `work` is a private folder.
+    def push(self, made: ModuleSet) -> bool:
+        """Have a signed set there; False where it was there already, just so.
 
         SigningError for a set without a signature. Whatever is there under its key is replaced: who may write
         there without a key to sign with must not keep a set from those who take signed ones only.
@@ -132,11 +123,11 @@ class Registry:
         signed = blob_of(signature, SIGNATURE_TYPE, SIGNATURE)
         new = not self._is_there(made, config, signed)
         if new:
-            modules = {path.name: self._push_module(path, made, work) for path in made.paths}
+            with tempfile.TemporaryDirectory(prefix="nvdriver-build-push-") as work:
+                modules = {path.name: self._push_module(path, made, Path(work)) for path in made.paths}
             self.content.put(config, manifest)
             self.content.put(signed, signature)
             self.content.point(f"set-{made.key}", Artifact(config, signed, modules).document())
-            _log.info("pushed to the registry", key=made.key[:12], registry=str(self.place))
         self._hint(made.manifest)
         return new
 

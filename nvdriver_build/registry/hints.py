@@ -49,21 +49,6 @@ def own_tag(manifest: Manifest) -> Optional[str]:
     return None
 
 
-def might_fit(manifest: Manifest, target: KernelTarget) -> bool:
-    """Whether the kernel has each symbol that the manifest says is needed, with its CRC.
-
-    To spare a transfer: what the modules themselves say is for `check_fit` to judge.
-    """
-    facts = [file.facts for file in manifest.files]
-    try:
-        own = {name for each in facts for part in ("symbols_exported", "weak") for name in each.get(part, ())}
-        needed = [item for each in facts for item in each.get("symbols_needed", {}).items()]
-        there = {name: f"{symbol.crc:#010x}" for name, symbol in target.symbols.items()}
-        return all(name in own or there.get(name) == crc for name, crc in needed)
-    except (AttributeError, TypeError):  # a manifest's facts are whatever its maker wrote
-        return False
-
-
 def read(content: Content, tag: str) -> tuple[str, ...]:
     """The keys that stand there."""
     document = content.document(tag)

@@ -90,21 +90,20 @@ def tls_context(authority: Optional[Path] = None) -> ssl.SSLContext:
 
 @frozen
 class Proxies:
-    """The proxy for each scheme, None for none; `bypass` has the hosts without one, as NO_PROXY lists them.
+    """The proxy for https, None for none; `bypass` has the hosts without one, as NO_PROXY lists them.
 
     A word of `bypass` is a name (with all below it), an address, a network such as 10.0.0.0/8, or `*`.
     """
 
     https: Optional[str] = field(default=None, repr=False)  # it may hold a password
-    http: Optional[str] = field(default=None, repr=False)
     bypass: tuple[str, ...] = ()
 
     def of(self, url: str) -> Optional[str]:
-        """The proxy for an address."""
+        """The proxy for an address; what is not https never leaves this machine."""
         host = host_of(url)
         if is_loopback(host) or any(_matches(word, host) for word in self.bypass):
             return None
-        return self.https if url.startswith("https:") else self.http
+        return self.https
 
 
 def _matches(word: str, host: str) -> bool:
