@@ -1,7 +1,7 @@
 """Whose turn it is to build a set: one builds, the others wait, with a bound, and then help themselves.
 
-A `Board` is where a name stands beside a key: a Kubernetes Lease (`lease`), which one alone can take, or a tag
-in the registry (`marker`), which has no compare-and-swap, so that now and then two may believe to have it.
+A `Board` is where a name stands beside a key: a Kubernetes Lease (`lease`), which one alone can take, or a
+tag in the registry (`marker`), which has no compare-and-swap, so that now and then two believe to have it.
 Nothing breaks then: a set that is built twice is the same set. A board that fails costs its turns, never the
 set.
 """

@@ -1,8 +1,8 @@
 """A Kubernetes Lease that says who builds a set: one alone can take it.
 
-Three calls of coordination.k8s.io/v1, made as a pod's service account: get, create, update. Create, and update
-with a resourceVersion, are the compare-and-swap. Whether the holder lives is judged by changes that are seen,
-never by times that others wrote: clocks differ.
+Three calls of coordination.k8s.io/v1, as the service account of the pod: get, create, update. To create, and
+to update with a resourceVersion, is the compare-and-swap. Whether the holder lives is judged by changes that
+are seen, never by times that others wrote: clocks differ.
 """
 
 from __future__ import annotations
