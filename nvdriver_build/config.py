@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Optional
 
@@ -24,7 +23,6 @@ MOST_JOBS = 1024
 """Thousands of compilers at once run out of file descriptors (dkms 100)."""
 _MIB = 1024 * 1024
 _DIGITS = 9
-_PROXY = re.compile(r"https?://[!-~]+")
 
 
 @frozen
@@ -33,12 +31,15 @@ class Config:
 
     path: str
     store: Path
-    registry: Optional[str]
     registry_ca: Optional[Path]
     registry_auth: Optional[Path]
     https_proxy: Optional[str] = field(repr=False)
-    no_proxy: tuple[str, ...]
+    no_proxy: Optional[tuple[str, ...]]
+    kubernetes_host: Optional[str]
+    kubernetes_port: Optional[str]
     reuse: bool
+    registry: Optional[str]
+    trust: Optional[Path]
     driver_version: Optional[str]
     kind: str
     source: Optional[Path]
@@ -134,14 +135,13 @@ def _passthrough(name: str, value: str) -> str:
     return value
 
 
-def _proxy(name: str, value: str) -> str:
-    if not _PROXY.fullmatch(value):  # it is not shown: it may hold a password
-        raise UsageError(f"{name} is no address of a proxy", hint="it takes http://[USER:PASSWORD@]HOST:PORT")
+def _of_others(_: str, value: str) -> str:
+    """A name that other programs have, too: a value that is bad for us matters where it is used."""
     return value
 
 
-def _words(name: str, value: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in _text(name, value).split(",") if word.strip())
+def _words(_: str, value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
 
 
 _SETTINGS = (
@@ -161,8 +161,11 @@ _SETTINGS = (
     _Setting("NVDRIVER_REGISTRY", "registry", None, _text),
     _Setting("NVDRIVER_REGISTRY_CA", "registry_ca", None, _path),
     _Setting("NVDRIVER_REGISTRY_AUTH", "registry_auth", None, _path),
-    _Setting("HTTPS_PROXY", "https_proxy", None, _proxy),
-    _Setting("NO_PROXY", "no_proxy", (), _words),
+    _Setting("HTTPS_PROXY", "https_proxy", None, _of_others),
+    _Setting("NO_PROXY", "no_proxy", None, _words),
+    _Setting("KUBERNETES_SERVICE_HOST", "kubernetes_host", None, _of_others),
+    _Setting("KUBERNETES_SERVICE_PORT", "kubernetes_port", None, _of_others),
+    _Setting("NVDRIVER_TRUST", "trust", None, _path),
     _Setting("NVDRIVER_SOURCE", "source", None, _path),
     _Setting("NVDRIVER_RUN_SHA256", "run_sha256", None, _text),
     _Setting("NVDRIVER_HEADERS", "headers", None, _path),

@@ -24,7 +24,7 @@ QUICK = Limits(connect=2, silence=2, answer=20, attempts=2, pause=0.05)
 
 
 class OciRegistry(NamedTuple):
-    """A registry that runs: its address, its CA's certificate, a login as auth.json, and where its files are."""
+    """A registry that runs: address, its CA's certificate, a login as auth.json, and where its files are."""
 
     host: str
     authority: Path

@@ -19,13 +19,13 @@ from nvdriver_build.config import MOST_JOBS, Config, read_config
 from nvdriver_build.errors import StoreError, UsageError
 from nvdriver_build.files import exchange, private_folder, publish_folder, sync
 from nvdriver_build.kernel import find_headers, target_from_headers
+from nvdriver_build.node.stores import outside, own_store
 from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain, opened_source
-from nvdriver_build.sets import MANIFEST, ModuleSet, open_set
+from nvdriver_build.sets import ModuleSet, open_set
 from nvdriver_build.source import AUTO, OPEN, PROPRIETARY, split_names
-from nvdriver_build.store import Store
 
 _PATH = click.Path(path_type=Path)
-_ORIGINS = {"built": "built", "store": "taken from the store"}
+_ORIGINS = {"built": "built", "store": "taken from the store", "registry": "taken from the registry"}
 _ELSEWHERE = "not compared: the modules are for a kernel that was named, not for the one that runs here"
 
 
@@ -65,7 +65,7 @@ def build(
     place = _check_output(output)
     found = find_headers(headers, kernel_release)
     target = target_from_headers(found)
-    store = Store(config.store)
+    store = own_store(config, commands)
     with opened_source(source, kind, store, commands, run_sha256) as tree, BuildProgress() as progress:
         wish = Wish(
             source=tree,
@@ -78,7 +78,7 @@ def build(
             debug_info=debug_info,
             allow_compiler_mismatch=config.compiler_mismatch,
         )
-        obtained = obtain(wish, store, commands, progress=progress)
+        obtained = obtain(wish, store, commands, progress=progress, outside=outside(config, commands))
     _write(obtained.set, place)
     document = _document(obtained, output, time.monotonic() - started)
     if as_json:
@@ -108,7 +108,7 @@ def _require_replaceable(place: Path) -> None:
         return
     hint = "give a new folder, or an empty one"
     try:
-        files = {MANIFEST, *(path.name for path in open_set(place, check=False).paths)}
+        files = {path.name for path in open_set(place, check=False).files}
     except StoreError as error:
         raise UsageError(f"{place} exists and is no module set", hint=hint) from error
     foreign = sorted({path.name for path in place.iterdir()} - files)
@@ -121,7 +121,7 @@ def _write(built: ModuleSet, place: Path) -> None:
     try:
         with private_folder(place.parent) as private:
             (private / "set").mkdir()
-            for path in (built.folder / MANIFEST, *built.paths):
+            for path in built.files:
                 shutil.copyfile(path, private / "set" / path.name)
             sync(private)
             _require_replaceable(place)  # a build takes minutes

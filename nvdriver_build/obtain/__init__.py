@@ -1,4 +1,4 @@
-"""Where modules come from, in order: the store, its sets of other kernels, a build here or beside us.
+"""Where modules come from, in order: the store, its sets of other kernels, a registry, a build.
 
 What is loaded already stays: `node`. Every way ends in the same `check_fit` against the kernel, and none
 falls back to package repositories.
@@ -17,6 +17,7 @@ from nvdriver_build.kernel import Headers, KernelTarget
 from nvdriver_build.obtain.beside import fetch, ordered
 from nvdriver_build.obtain.fitting import UNENFORCED, require_fit, unfit
 from nvdriver_build.obtain.making import build
+from nvdriver_build.obtain.outside import Outside, vouching
 from nvdriver_build.obtain.wish import Elsewhere, Obtained, Wish, modules_to_build, opened_source
 from nvdriver_build.sets import Recipe
 from nvdriver_build.store import Store
@@ -25,6 +26,7 @@ from nvdriver_build.toolkit import Order, Shared
 __all__ = [
     "Elsewhere",
     "Obtained",
+    "Outside",
     "Wish",
     "build_ordered",
     "modules_to_build",
@@ -32,6 +34,7 @@ __all__ = [
     "opened_source",
     "require_fit",
     "unfit",
+    "vouching",
 ]
 
 _WAIT_FOR_OTHER = 3600.0
@@ -45,13 +48,15 @@ def obtain(
     *,
     progress: Optional[Progress] = None,
     elsewhere: Optional[Elsewhere] = None,
+    outside: Optional[Outside] = None,
 ) -> Obtained:
     """Get a set that fits the target; raise what the last way that could serve raises.
 
-    `elsewhere` builds where there are no headers here. FitError, with every finding, where a set does not
-    fit; HeadersError where something would have to be built and nothing to build with is there.
+    `elsewhere` builds where there are no headers here, `outside` has what others have built. FitError, with
+    every finding, where a set does not fit; HeadersError where something would have to be built and nothing
+    to build with is there.
     """
-    return _obtain(wish, wish.recipe(), store, commands, progress, elsewhere)
+    return _obtain(wish, wish.recipe(), store, commands, progress, elsewhere, outside)
 
 
 def _obtain(
@@ -61,6 +66,7 @@ def _obtain(
     commands: Commands,
     progress: Optional[Progress],
     elsewhere: Optional[Elsewhere] = None,
+    outside: Optional[Outside] = None,
 ) -> Obtained:
     found = _find(wish, recipe, store)
     if found is not None:
@@ -69,6 +75,9 @@ def _obtain(
     if found is not None:
         return found
     _log.info("not in the store", key=recipe.key[:12], why=store.explain_miss(recipe))
+    found = outside.take(wish, recipe, store) if outside else None
+    if found is not None:
+        return found
     with store.building(recipe.key, _WAIT_FOR_OTHER, commands.check):
         found = _find(wish, recipe, store)
         if found is not None:

@@ -20,14 +20,12 @@ from attrs import frozen
 
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import SigningError, StoreError
-from nvdriver_build.files import read_plain, sha256_file
+from nvdriver_build.files import FULL, sha256_file
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.registry import hints
 from nvdriver_build.registry.artifacts import (
     MANIFEST_TYPE,
     MODULE_TYPE,
-    MOST_MANIFEST,
-    MOST_SIGNATURE,
     SIGNATURE_TYPE,
     Artifact,
     Blob,
@@ -65,8 +63,19 @@ class Offer:
     def fetch(self, place: Path) -> None:
         """Write the set into the private folder `place`, every byte compared with digests and manifest.
 
-        OSError where that cannot be written to.
+        OSError where the disk is full.
         """
+        try:
+            self._fetch(place)
+        except OSError as error:
+            if error.errno in FULL:  # the store's to tell
+                raise
+            raise StoreError(
+                f"set {self.key[:12]} cannot be written to {place}: {error.strerror or error}",
+                hint="is that disk sound?",
+            ) from error
+
+    def _fetch(self, place: Path) -> None:
         place.mkdir(exist_ok=True)
         for file in self.described.files:
             self._registry.module(self._modules[file.file], file.size, place / file.file)
@@ -117,8 +126,21 @@ class Registry:
         SigningError for a set without a signature. Whatever is there under its key is replaced: who may write
         there without a key to sign with must not keep a set from those who take signed ones only.
         """
-        manifest = read_plain(made.folder / MANIFEST, MOST_MANIFEST)
-        signature = self._signature(made)
+        try:
+            return self._pushed(made)
+        except OSError as error:
+            raise StoreError(
+                f"set {made.key[:12]} is not pushed: {error.strerror or error}",
+                hint="is the set still there, and is there space in /tmp?",
+            ) from error
+
+    def _pushed(self, made: ModuleSet) -> bool:
+        manifest, signature = made.manifest_bytes, made.signature
+        if signature is None:
+            raise SigningError(
+                f"set {made.key[:12]} is not pushed: it has no {SIGNATURE}",
+                hint="others take signed manifests only: NVDRIVER_SIGN_KEY and NVDRIVER_SIGN_CERT",
+            )
         config = blob_of(manifest, MANIFEST_TYPE, MANIFEST)
         signed = blob_of(signature, SIGNATURE_TYPE, SIGNATURE)
         new = not self._is_there(made, config, signed)
@@ -160,15 +182,6 @@ class Registry:
             if not 0 <= file.size <= _MOST_MODULE or packed > most_compressed(file.size):
                 raise self.session.lying(f"{file.file} has {packed} bytes for {file.size}")
         return described
-
-    def _signature(self, made: ModuleSet) -> bytes:
-        try:
-            return read_plain(made.folder / SIGNATURE, MOST_SIGNATURE)
-        except OSError as error:
-            raise SigningError(
-                f"set {made.key[:12]} is not pushed: it has no {SIGNATURE}",
-                hint="others take signed manifests only: NVDRIVER_SIGN_KEY and NVDRIVER_SIGN_CERT",
-            ) from error
 
     def _is_there(self, made: ModuleSet, config: Blob, signature: Blob) -> bool:
         """Whether the artifact is there, of these very documents."""

@@ -17,6 +17,7 @@ _HOST = re.compile(r"([0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z])?|\[[0-9A-Fa-f:]+\])
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*")
 """OCI Distribution Specification 1.1, 'Pulling manifests'."""
+_PROXY = re.compile(r"https?://[!-~]+")
 _LONGEST = 255
 _DOCKER_HUB, _DOCKER_HUB_API = "docker.io", "registry-1.docker.io"
 
@@ -88,6 +89,18 @@ def tls_context(authority: Optional[Path] = None) -> ssl.SSLContext:
     return context
 
 
+def _proxy(text: Optional[str]) -> Optional[str]:
+    """The address of a proxy, with a scheme; UsageError, which does not show it: it may hold a password."""
+    if text is None:
+        return None
+    address = text if "://" in text else f"http://{text}"
+    if not _PROXY.fullmatch(address) or not host_of(address):
+        raise UsageError(
+            "HTTPS_PROXY is no address of a proxy", hint="it takes http://[USER:PASSWORD@]HOST:PORT"
+        )
+    return address
+
+
 @frozen
 class Proxies:
     """The proxy for https, None for none; `bypass` has the hosts without one, as NO_PROXY lists them.
@@ -95,7 +108,7 @@ class Proxies:
     A word of `bypass` is a name (with all below it), an address, a network such as 10.0.0.0/8, or `*`.
     """
 
-    https: Optional[str] = field(default=None, repr=False)  # it may hold a password
+    https: Optional[str] = field(default=None, repr=False, converter=_proxy)
     bypass: tuple[str, ...] = ()
 
     def of(self, url: str) -> Optional[str]:

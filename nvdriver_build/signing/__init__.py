@@ -7,9 +7,10 @@ from nvdriver_build.signing.certificates import (
     read_certificates,
 )
 from nvdriver_build.signing.cms import Signer
-from nvdriver_build.signing.documents import Trust, sign_manifest
+from nvdriver_build.signing.documents import TRUST_HINT, Trust, sign_manifest
 
 __all__ = [
+    "TRUST_HINT",
     "Certificate",
     "Signer",
     "Trust",
