@@ -14,6 +14,7 @@ from attrs import field, frozen
 
 from nvdriver_build.commands import DEFAULT_PATH
 from nvdriver_build.errors import UsageError
+from nvdriver_build.signing.keys import TOKEN, checked_key
 
 PREFIX = "NVDRIVER_"
 FABRIC_MANAGER = "NVFM_CONFIG_"
@@ -63,6 +64,9 @@ class Config:
     config_digest: Optional[str]
     node_name: Optional[str]
     log_format: Optional[str]
+    sign_key: Optional[str]
+    sign_cert: Optional[Path]
+    sign_pin_file: Optional[Path]
 
 
 class _Setting(NamedTuple):
@@ -82,6 +86,10 @@ def _path(name: str, value: str) -> Path:
     if not value.startswith("/"):
         raise _bad(name, value, "an absolute path")
     return Path(value)
+
+
+def _key(name: str, value: str) -> str:
+    return checked_key(name, value if value.startswith(TOKEN) else str(_path(name, value)))
 
 
 def _flag(name: str, value: str) -> bool:
@@ -179,6 +187,9 @@ _SETTINGS = (
     _Setting("NVDRIVER_JOB_MEMORY_MIB", "job_memory", 1024 * _MIB, _mebibytes),
     _Setting("NVDRIVER_ANNOUNCE_DRIVER_READY", "announce_driver_ready", False, _flag),
     _Setting("NVDRIVER_DRIVER_ROOT", "driver_root", Path("/run/nvidia/driver"), _path),
+    _Setting("NVDRIVER_SIGN_KEY", "sign_key", None, _key),
+    _Setting("NVDRIVER_SIGN_CERT", "sign_cert", None, _path),
+    _Setting("NVDRIVER_SIGN_PIN_FILE", "sign_pin_file", None, _path),
     _Setting("NVDRIVER_LOG_FORMAT", "log_format", None, _one_of("console", "json")),
 )
 

@@ -14,8 +14,9 @@ from nvdriver_build.store import Remote, SharedStore, Store
 
 
 def trust(config: Config) -> Trust:
-    """Who may build for this node; SigningError where the file cannot be read."""
-    return Trust(read_certificates(config.trust)) if config.trust else Trust()
+    """Who may build for this node: as configured, else who signs; SigningError where that cannot be read."""
+    place = config.trust or config.sign_cert
+    return Trust(read_certificates(place)) if place else Trust()
 
 
 def own_store(config: Config, commands: Commands) -> Store:

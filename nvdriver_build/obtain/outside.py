@@ -101,7 +101,7 @@ class Outside:
 
     def _fetched(self, offer: Offer, wish: Wish, store: Store) -> Obtained:
         with self._brought(offer, store) as made:
-            fit = require_fit(made, wish.target, wish.signatures_enforced)
+            fit = require_fit(made, wish.target, wish.trust)
             return Obtained(store.add(made.folder, made.key), fit, ORIGIN)
 
     @contextlib.contextmanager

@@ -7,9 +7,11 @@ signature.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import stat
+from base64 import b64decode
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
@@ -66,7 +68,7 @@ class ModuleFile:
 
 @frozen
 class Manifest:
-    """The document `manifest.json`."""
+    """The document `manifest.json`. `certificate` is base64 of the DER of the one that signed the modules."""
 
     key: str
     recipe: Recipe
@@ -76,7 +78,6 @@ class Manifest:
     provenance: Provenance
     files: tuple[ModuleFile, ...]
     certificate: Optional[str] = None
-    """base64 of the DER of the certificate that the modules are signed with."""
     schema: int = SCHEMA
 
 
@@ -128,7 +129,14 @@ class ModuleSet:
 
 
 def describe(
-    folder: Path, recipe: Recipe, provenance: Provenance, *, flavour: str, vermagic: str, config_digest: str
+    folder: Path,
+    recipe: Recipe,
+    provenance: Provenance,
+    *,
+    flavour: str,
+    vermagic: str,
+    config_digest: str,
+    certificate: Optional[str] = None,
 ) -> ModuleSet:
     """Describe freshly built modules in `folder`, writing the manifest last."""
     files = []
@@ -137,7 +145,9 @@ def describe(
         assert facts.sha256 is not None  # asked for by default
         document = {**facts_document(facts), "path": f"{name}.ko"}
         files.append(ModuleFile(f"{name}.ko", facts.sha256, facts.size, document))
-    manifest = Manifest(recipe.key, recipe, flavour, vermagic, config_digest, provenance, tuple(files))
+    manifest = Manifest(
+        recipe.key, recipe, flavour, vermagic, config_digest, provenance, tuple(files), certificate
+    )
     write_manifest(folder, manifest)
     return ModuleSet(folder, manifest)
 
@@ -158,6 +168,16 @@ def open_set(folder: Path, *, check: bool = True) -> ModuleSet:
     for file in manifest.files if check else ():
         _check_file(folder, file)
     return ModuleSet(folder, manifest)
+
+
+def _fingerprint(certificate: Optional[str]) -> Optional[str]:
+    """sha256 of the DER, which recipes name."""
+    try:
+        return (
+            None if certificate is None else hashlib.sha256(b64decode(certificate, validate=True)).hexdigest()
+        )
+    except ValueError:
+        return ""
 
 
 def _read_manifest(path: Path, check: bool) -> Manifest:
@@ -195,6 +215,8 @@ def _require_sound(manifest: Manifest, place: object) -> None:
         raise _damaged(place, f"its key {manifest.key} is not that of its recipe, {manifest.recipe.key}")
     if tuple(file.file for file in manifest.files) != tuple(f"{name}.ko" for name in manifest.recipe.modules):
         raise _damaged(place, "its files are not the modules of its recipe")
+    if _fingerprint(manifest.certificate) != manifest.recipe.certificate:
+        raise _damaged(place, "its certificate is not that of its recipe")
     for file in manifest.files:
         if not _FILE.fullmatch(file.file):
             raise _damaged(place, f"{file.file!r} is no name of a module's file")

@@ -39,6 +39,13 @@ class Certificate:
         return bytes(cms.IssuerAndSerialNumber(named).dump())
 
     @property
+    def serial(self) -> str:
+        """The serial number in hex, as its bytes are in the DER."""
+        from asn1crypto import x509
+
+        return bytes(x509.Certificate.load(self.der)["tbs_certificate"]["serial_number"].contents).hex()
+
+    @property
     def text(self) -> str:
         """base64 of the DER: what manifests carry."""
         return base64.b64encode(self.der).decode()

@@ -16,6 +16,7 @@ from attrs import frozen
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import SigningError
 from nvdriver_build.signing.certificates import Certificate
+from nvdriver_build.signing.keys import TOKEN, token_words
 
 HASHES = ("sha256", "sha384", "sha512")
 """Digests that a signature may have; of the others of the kernel, sha1 and sha224 are weak or rare."""
@@ -44,16 +45,24 @@ def sign(
         argv = ["openssl", "cms", "-sign", "-binary", "-nosmimecap", "-nocerts", "-outform", "DER"]
         argv += [] if attributes else ["-noattr"]
         argv += ["-md", hash_name, "-in", str(document), "-signer", str(certificate), "-out", str(made)]
-        _openssl([*argv, *_key(signer)], commands, f"{document.name} cannot be signed", _KEY_HINT)
+        _openssl([*argv, *_key(signer, commands)], commands, f"{document.name} cannot be signed", _KEY_HINT)
         return made.read_bytes()
 
 
-_KEY_HINT = "is the key there, readable, that of the certificate, and its PIN or passphrase in the file?"
+_KEY_HINT = (
+    "is the key there, readable, that of the certificate, and its PIN or passphrase in the file that "
+    "NVDRIVER_SIGN_PIN_FILE (or --pin-file) names?"
+)
 
 
-def _key(signer: Signer) -> list[str]:
-    words = ["-inkey", signer.key]
-    return words if signer.pin_file is None else [*words, "-passin", f"file:{signer.pin_file}"]
+def _key(signer: Signer, commands: Commands) -> list[str]:
+    """openssl's words for the key; it never asks a terminal for what protects it."""
+    words, secret = ["-inkey", signer.key], "pass:" if signer.pin_file is None else f"file:{signer.pin_file}"
+    if signer.key.startswith(TOKEN):
+        words = [*token_words(commands), *words]
+        if signer.pin_file is None:  # an empty one would count as a wrong one: some tokens lock themselves
+            raise SigningError(f"no file with the PIN is given for {signer.key}", hint=_KEY_HINT)
+    return [*words, "-passin", secret]
 
 
 def verify(
@@ -64,7 +73,7 @@ def verify(
     The certificate itself has to be among the trusted ones: no chain is followed, and no date is looked at,
     since the clock of a node that boots may be anywhere; who is trusted is changed by configuration.
     """
-    _require_form(signature, attributes, [each.id for each in trusted])
+    require_form(signature, attributes, [each.id for each in trusted])
     names = ", ".join(each.subject for each in trusted)
     with tempfile.TemporaryDirectory(prefix="nvdriver-build-verify-") as private:
         paths = [Path(private) / name for name in ("document", "signature", "trusted.pem")]
@@ -75,7 +84,7 @@ def verify(
         _openssl([*argv, "-out", "/dev/null"], commands, f"it is not one by {names}", None)
 
 
-def _require_form(signature: bytes, attributes: bool, ids: Sequence[bytes]) -> None:
+def require_form(signature: bytes, attributes: bool, ids: Sequence[bytes]) -> None:
     """One signer of these, detached, a strong digest, the form meant: what openssl alone does not demand."""
     from asn1crypto import cms
 

@@ -62,6 +62,9 @@ def test_defaults(root_user: None, tmp_path: Path) -> None:
         "config_digest": None,
         "node_name": None,
         "log_format": None,
+        "sign_key": None,
+        "sign_cert": None,
+        "sign_pin_file": None,
     }
 
 
@@ -103,6 +106,10 @@ def test_defaults(root_user: None, tmp_path: Path) -> None:
         ("NVDRIVER_JOB_MEMORY_MIB", "512", "job_memory", 512 * 1024**2),
         ("NVDRIVER_ANNOUNCE_DRIVER_READY", "True", "announce_driver_ready", True),
         ("NVDRIVER_DRIVER_ROOT", "/d", "driver_root", Path("/d")),
+        ("NVDRIVER_SIGN_KEY", "/keys/tls.key", "sign_key", "/keys/tls.key"),
+        ("NVDRIVER_SIGN_KEY", "pkcs11:token=t;object=o", "sign_key", "pkcs11:token=t;object=o"),
+        ("NVDRIVER_SIGN_CERT", "/keys/tls.crt", "sign_cert", Path("/keys/tls.crt")),
+        ("NVDRIVER_SIGN_PIN_FILE", "/keys/pin", "sign_pin_file", Path("/keys/pin")),
         ("NVDRIVER_LOG_FORMAT", "json", "log_format", "json"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from crashes import killed_after, killed_at_each_step
 from module_sets import put, recipe, write_set
 
-from nvdriver_build.cli import building
+from nvdriver_build.cli import output as output_folder
 from nvdriver_build.files import atomic, lock, private_folder, publish, publish_folder
 from nvdriver_build.sets import open_set
 from nvdriver_build.store import Store
@@ -193,13 +193,13 @@ def kills_of_an_output(folder: Path) -> Set[str]:
 
     def prepare() -> None:
         shutil.rmtree(output, ignore_errors=True)
-        building._write(old, output)
+        output_folder.write_set(old, output)
 
     seen = set()
-    for _ in killed_at_each_step(prepare, lambda: building._write(new, output)):
+    for _ in killed_at_each_step(prepare, lambda: output_folder.write_set(new, output)):
         there = open_set(output).key if output.exists() else "none"
         seen.add({old.key: "old", new.key: "new"}.get(there, there))
-        building._write(new, output)
+        output_folder.write_set(new, output)
         assert open_set(output).key == new.key
         assert names(folder) == ["new", "old", "output"]
     return seen

@@ -28,6 +28,7 @@ from nvdriver_build.errors import (
 )
 from nvdriver_build.kernel import find_headers, target_from_headers
 from nvdriver_build.obtain import Wish, modules_to_build, obtain, opened_source, require_fit
+from nvdriver_build.signing import NOT_KNOWN, KernelTrust
 from nvdriver_build.source import open_source
 from nvdriver_build.store import Store
 
@@ -123,7 +124,7 @@ def test_a_hit_is_proven_too(rig: FakeToolchain, store: Store) -> None:
     """What is found in the store is compared with the kernel again: signatures, say, that it asks for now."""
     obtain(wish_of(rig), store, commands_of(rig))
     with pytest.raises(SigningError, match="is not signed"):
-        obtain(wish_of(rig, signatures_enforced=True), store, commands_of(rig))
+        obtain(wish_of(rig, trust=KernelTrust(enforced=True)), store, commands_of(rig))
     assert rig.make_calls() == 1
 
 
@@ -134,7 +135,7 @@ def test_a_set_of_another_kernel_does_not_fit(rig: FakeToolchain, store: Store, 
     (other.headers / "Module.symvers").write_text("0x00000001\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n")
     target = target_from_headers(find_headers(other.headers))
     with pytest.raises(FitError, match="printk") as caught:
-        require_fit(built.set, target, signatures_enforced=False)
+        require_fit(built.set, target, NOT_KNOWN)
     assert caught.value.exit_code == 13
 
 
@@ -149,7 +150,7 @@ def test_nothing_to_build_with_is_told(rig: FakeToolchain, store: Store) -> None
 def test_an_enforcing_kernel_is_told_before_anything_is_built(rig: FakeToolchain, store: Store) -> None:
     """Where only signed modules load, nothing is compiled that could not be used; a miss is told once."""
     with capture_logs() as logs, pytest.raises(SigningError, match="takes signed modules only"):
-        obtain(wish_of(rig, signatures_enforced=True), store, commands_of(rig))
+        obtain(wish_of(rig, trust=KernelTrust(enforced=True)), store, commands_of(rig))
     assert rig.make_calls() == 0
     assert [log["event"] for log in logs] == ["not in the store"]
 

@@ -21,7 +21,7 @@ from nvdriver_build.errors import HeadersError, StoreError
 from nvdriver_build.kernel import KernelTarget, find_headers, target_from_headers
 from nvdriver_build.obtain import Obtained, Outside, Wish, modules_to_build, obtain, vouching
 from nvdriver_build.sets import FOREIGN, MANIFEST, SIGNATURE, ModuleSet, Recipe
-from nvdriver_build.signing import Signer, Trust, sign_manifest
+from nvdriver_build.signing import KernelTrust, Signer, Trust, sign_manifest
 from nvdriver_build.source import open_source
 from nvdriver_build.store import SharedStore, Store
 
@@ -85,14 +85,14 @@ class Cluster:
     def node(
         self,
         name: str,
-        trust: Optional[Trust] = None,
+        builders: Optional[Trust] = None,
         target: Optional[KernelTarget] = None,
         headers: bool = False,
         **differ: Any,
     ) -> Obtained:
         """What `run` would get on a node; HeadersError where it would have to be built."""
         source = open_source(self.toolchain.source, "auto", self.toolchain.root, self.commands)
-        trust = Trust((self.identity.certificate,)) if trust is None else trust
+        trust = Trust((self.identity.certificate,)) if builders is None else builders
         found = find_headers(self.toolchain.headers)
         values: Dict[str, Any] = {
             "source": source,
@@ -167,7 +167,7 @@ def test_a_set_of_another_driver_is_never_a_stand_in(cluster: Cluster) -> None:
 
 def test_nothing_is_asked_for_where_nobody_is_trusted(cluster: Cluster) -> None:
     """Without a configured certificate the place is refused, with a hint; the node builds."""
-    assert "no certificate is configured" in reasons(cluster, trust=Trust())
+    assert "no certificate is configured" in reasons(cluster, builders=Trust())
     with capture_logs() as logs:
         assert cluster.node("own", Trust(), headers=True).origin == "built"
     assert any("NVDRIVER_TRUST" in str(log.get("hint")) for log in logs)
@@ -256,7 +256,7 @@ def test_a_set_replayed_for_another_kernel_is_refused(cluster: Cluster) -> None:
 def test_where_signatures_are_enforced_an_unsigned_module_is_refused(cluster: Cluster) -> None:
     """A good manifest does not make a kernel take a module: that is judged, too."""
     with capture_logs() as logs, pytest.raises(Exception, match="takes signed modules only"):
-        cluster.node("node", signatures_enforced=True)
+        cluster.node("node", trust=KernelTrust(enforced=True))
     assert any("is not signed" in str(log.get("reason")) for log in logs)
 
 
