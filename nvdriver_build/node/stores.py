@@ -8,6 +8,7 @@ from typing import Optional
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
 from nvdriver_build.obtain import Outside, vouching
+from nvdriver_build.registry import Proxies, open_registry
 from nvdriver_build.signing import Trust, read_certificates
 from nvdriver_build.store import Remote, SharedStore, Store
 
@@ -25,11 +26,19 @@ def own_store(config: Config, commands: Commands) -> Store:
 
 def outside(config: Config, commands: Commands) -> Optional[Outside]:
     """What is at NVDRIVER_REGISTRY, if that is set."""
-    remote = _remote(config)
+    remote = _remote(config, commands)
     return Outside(remote, trust(config), commands) if remote else None
 
 
-def _remote(config: Config) -> Optional[Remote]:
+def _remote(config: Config, commands: Commands) -> Optional[Remote]:
     if config.registry is None:
         return None
-    return SharedStore(Path(config.registry))
+    if config.registry.startswith("/"):
+        return SharedStore(Path(config.registry))
+    return open_registry(
+        config.registry,
+        commands,
+        authority=config.registry_ca,
+        auth=config.registry_auth,
+        proxies=Proxies(config.https_proxy, config.no_proxy or ()),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Callable, Iterator, Optional
 
 import structlog
@@ -99,14 +100,32 @@ class Outside:
         return manifest
 
     def _fetched(self, offer: Offer, wish: Wish, store: Store) -> Obtained:
+        with self._brought(offer, store) as made:
+            fit = require_fit(made, wish.target, wish.trust)
+            return Obtained(store.add(made.folder, made.key), fit, ORIGIN)
+
+    @contextlib.contextmanager
+    def _brought(self, offer: Offer, store: Store) -> Iterator[ModuleSet]:
+        """What is offered, in a private folder of the store, proven to be of somebody trusted."""
         with store.workspace() as work:
             place = work / "set"
             offer.fetch(place)
             publish(place / FOREIGN, f"{self.remote}\n")
             made = open_set(place)
             vouching(self.trust, self.commands)(made)
-            fit = require_fit(made, wish.target, wish.trust)
-            return Obtained(store.add(place, made.key), fit, ORIGIN)
+            yield made
+
+    def pull(self, key: str, store: Store) -> ModuleSet:
+        """The set of a key, in the node's own store by now, whatever kernel it is for.
+
+        StoreError where there is none that can be taken, SigningError where nobody trusted has signed it.
+        """
+        offer = self.remote.offer(key)
+        if offer is None:
+            raise StoreError(f"{self.remote} has no set {key}", hint="the whole key is needed")
+        self._require_signed(offer, key)
+        with self._brought(offer, store) as made:
+            return store.add(made.folder, key)
 
     def give(self, found: ModuleSet) -> None:
         """Let others have a set that was signed here; that place's troubles are told, and end nothing."""
