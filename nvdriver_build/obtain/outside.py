@@ -14,6 +14,7 @@ from nvdriver_build.files import publish
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.obtain.fitting import require_fit
 from nvdriver_build.obtain.wish import Obtained, Wish
+from nvdriver_build.registry.turns import Turns
 from nvdriver_build.sets import (
     FOREIGN,
     UNREADABLE,
@@ -48,29 +49,46 @@ class Outside:
     remote: Remote
     trust: Trust
     commands: Commands
+    turns: Optional[Turns] = None
 
-    def take(self, wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
-        """A set from there that fits, in the node's own store by now; None where there is none.
+    def take(self, wish: Wish, recipe: Recipe, store: Store) -> tuple[Optional[Obtained], bool]:
+        """A set from there that fits, in the node's own store by now, if there is one; whether it serves.
 
         What is wrong with that place, or with what it has, is told and does not end anything: there are
         other ways.
         """
         if not self.trust.certificates:
             _log.warning(f"{self.remote} is not asked: no certificate is configured", hint=TRUST_HINT)
-            return None
+            return None, False
         try:
             for key in self._keys(wish, recipe):
                 found = self._taken(key, wish, recipe, store)
                 if found is not None:
-                    return found
+                    return found, True
         except StoreError as error:
             _log.warning(f"{self.remote} does not serve", reason=error.message, hint=error.hint)
-        return None
+            return None, False
+        return None, True
 
     def _keys(self, wish: Wish, recipe: Recipe) -> Iterator[str]:
         yield recipe.key
         if wish.reuse and wish.target.modversions:
             yield from self.remote.candidates(recipe, wish.target)
+
+    @contextlib.contextmanager
+    def turn(self, wish: Wish, recipe: Recipe, store: Store) -> Iterator[Optional[Obtained]]:
+        """What somebody else has built meanwhile; None: build it, while the others wait."""
+
+        def there() -> Optional[Obtained]:
+            with contextlib.suppress(StoreError):  # it served a moment ago
+                return self._taken(recipe.key, wish, recipe, store)
+            return None
+
+        if self.turns is None:
+            yield None
+            return
+        with self.turns.turn(recipe.key, there, builds=wish.signer is not None) as found:
+            yield found
 
     def _taken(self, key: str, wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
         offer = self.remote.offer(key)
