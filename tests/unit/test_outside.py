@@ -8,24 +8,17 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 import pytest
-from attrs import define, evolve, field
-from crashes import killed_at_each_step
-from fake_toolchain import FakeToolchain
-from kernel_trees import CONFIG, RELEASE, SYMBOLS, build_tree, symvers_text
+from attrs import evolve
+from clusters import NEXT, Cluster
 from keys import Identity, make_identity
 from structlog.testing import capture_logs
-from trees import write_tree
 
-from nvdriver_build.commands import SystemCommands
 from nvdriver_build.errors import HeadersError, StoreError
-from nvdriver_build.kernel import KernelTarget, find_headers, target_from_headers
-from nvdriver_build.obtain import Obtained, Outside, Wish, modules_to_build, obtain, vouching
-from nvdriver_build.sets import FOREIGN, MANIFEST, SIGNATURE, ModuleSet, Recipe
-from nvdriver_build.signing import KernelTrust, Signer, Trust, sign_manifest
+from nvdriver_build.obtain import Outside, Wish, modules_to_build
+from nvdriver_build.sets import FOREIGN, MANIFEST, SIGNATURE
+from nvdriver_build.signing import KernelTrust, Trust, sign_manifest
 from nvdriver_build.source import open_source
-from nvdriver_build.store import SharedStore, Store
-
-NEXT = "5.14.0-427.99.1.el9_4.x86_64"
+from nvdriver_build.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -36,75 +29,6 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Identity:
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Identity:
     return make_identity(tmp_path_factory.mktemp("theirs"), "Other key")
-
-
-@define
-class Cluster:
-    """Nodes with a store each, of which the first has built, and a folder that all of them share."""
-
-    root: Path
-    identity: Identity
-    toolchain: FakeToolchain = field(init=False)
-    shared: SharedStore = field(init=False)
-    built: ModuleSet = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.toolchain = FakeToolchain.make(self.root / "toolchain")
-        self.shared = SharedStore(self.root / "shared")
-        self.built = self.node("builder", headers=True).set
-        self.push(self.identity.signer)
-
-    @property
-    def commands(self) -> SystemCommands:
-        return SystemCommands(f"{self.toolchain.path}:/usr/bin")
-
-    def push(self, signer: Optional[Signer]) -> None:
-        """Sign what was built, and put it into the shared folder."""
-        shutil.rmtree(self.shared.root, ignore_errors=True)
-        (self.built.folder / SIGNATURE).unlink(missing_ok=True)
-        if signer is not None:
-            made = sign_manifest(self.built.manifest_bytes, signer, self.commands)
-            (self.built.folder / SIGNATURE).write_bytes(made)
-        assert self.shared.push(self.built)
-        assert not self.shared.push(self.built)
-
-    @property
-    def offered(self) -> Path:
-        """The folder of the set that is offered."""
-        return self.shared.root / "sets" / self.built.key
-
-    def target(self, release: str = RELEASE, **symbols: int) -> KernelTarget:
-        folder = self.toolchain.root / "kernels"
-        shutil.rmtree(folder, ignore_errors=True)
-        write_tree(folder, build_tree(release, CONFIG, symvers_text({**SYMBOLS, **symbols})))
-        return target_from_headers(find_headers(folder))
-
-    def store(self, name: str, trust: Trust) -> Store:
-        return Store(self.root / name, vouching(trust, self.commands))
-
-    def node(
-        self,
-        name: str,
-        builders: Optional[Trust] = None,
-        target: Optional[KernelTarget] = None,
-        headers: bool = False,
-        **differ: Any,
-    ) -> Obtained:
-        """What `run` would get on a node; HeadersError where it would have to be built."""
-        source = open_source(self.toolchain.source, "auto", self.toolchain.root, self.commands)
-        trust = Trust((self.identity.certificate,)) if builders is None else builders
-        found = find_headers(self.toolchain.headers)
-        values: Dict[str, Any] = {
-            "source": source,
-            "target": target or target_from_headers(found),
-            "headers": found if headers else None,
-            "proof": "release: a test",
-            "modules": modules_to_build(source),
-            "reuse": True,
-            **differ,
-        }
-        outside = Outside(self.shared, trust, self.commands)
-        return obtain(Wish(**values), self.store(name, trust), self.commands, outside=outside)
 
 
 @pytest.fixture
@@ -279,31 +203,6 @@ def test_giving_ends_nothing(cluster: Cluster) -> None:
         cluster.shared.root.write_text("")
         outside.give(cluster.built)
     assert ["already in" in logs[0]["event"], "did not take" in logs[1]["event"]] == [True, True]
-
-
-def test_killed_while_it_is_taken(cluster: Cluster) -> None:
-    """Killed at any step, a node has no set or the whole one; the next start takes it."""
-    root = cluster.root / "node"
-    for _ in killed_at_each_step(
-        lambda: shutil.rmtree(root, ignore_errors=True), lambda: cluster.node("node")
-    ):
-        for entry in Store(root).check():
-            assert entry.problem is None
-        assert cluster.node("node").origin in ("registry", "store")
-
-
-def test_killed_while_it_is_given(cluster: Cluster) -> None:
-    """Killed at any step, the place offers nothing or the whole set; the next try puts it there."""
-    recipe: Recipe = cluster.built.manifest.recipe
-    for _ in killed_at_each_step(
-        lambda: shutil.rmtree(cluster.shared.root, ignore_errors=True),
-        lambda: cluster.shared.push(cluster.built),
-    ):
-        if cluster.shared.offer(recipe.key) is not None:
-            shutil.rmtree(cluster.root / "node", ignore_errors=True)
-            assert cluster.node("node").origin == "registry"
-        cluster.shared.push(cluster.built)
-        assert cluster.shared.offer(recipe.key) is not None
 
 
 def test_a_recipe_for_signed_modules_is_another_family(cluster: Cluster) -> None:
