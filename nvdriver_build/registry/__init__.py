@@ -32,7 +32,7 @@ from nvdriver_build.registry.artifacts import (
     blob_of,
     parse_artifact,
 )
-from nvdriver_build.registry.blobs import Content
+from nvdriver_build.registry.blobs import Content, Parts
 from nvdriver_build.registry.compression import compress, expand, most_compressed
 from nvdriver_build.registry.login import read_login
 from nvdriver_build.registry.place import Place, Proxies, parse_place, tls_context
@@ -146,10 +146,11 @@ class Registry:
         new = not self._is_there(made, config, signed)
         if new:
             with tempfile.TemporaryDirectory(prefix="nvdriver-build-push-") as work:
-                modules = {path.name: self._push_module(path, made, Path(work)) for path in made.paths}
-            self.content.put(config, manifest)
-            self.content.put(signed, signature)
-            self.content.point(f"set-{made.key}", Artifact(config, signed, modules).document())
+                packed = [self._packed(path, made, Path(work)) for path in made.paths]
+                modules = {blob.title: blob for blob, _ in packed if blob.title}
+                document = Artifact(config, signed, modules).document()
+                parts: Parts = ((config, manifest), (signed, signature), *packed)
+                self.content.publish(f"set-{made.key}", document, parts)
         self._hint(made.manifest)
         return new
 
@@ -195,7 +196,7 @@ class Registry:
         same = (there.config.digest, there.signature.digest) == (config.digest, signature.digest)
         return same and set(there.modules) == {path.name for path in made.paths}
 
-    def _push_module(self, path: Path, made: ModuleSet, work: Path) -> Blob:
+    def _packed(self, path: Path, made: ModuleSet, work: Path) -> tuple[Blob, Path]:
         (described,) = (file for file in made.manifest.files if file.file == path.name)
         packed = work / f"{path.name}.zst"
         try:
@@ -207,9 +208,7 @@ class Registry:
         blob = Blob(MODULE_TYPE, f"sha256:{sha256_file(packed)}", packed.stat().st_size, path.name)
         if sha256_file(path) != described.sha256:
             raise StoreError(f"{path} is not as its manifest says", hint="it is not pushed; build it again")
-        self.content.put(blob, packed)
-        packed.unlink()
-        return blob
+        return blob, packed
 
     def _hint(self, manifest: Manifest) -> None:
         """Let nodes with other kernels find it; without that it is found by its key."""

@@ -76,6 +76,10 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+NOTHING = ((blob_of(EMPTY, EMPTY_TYPE), EMPTY),)
+"""The content of a note, for whoever sends it."""
+
+
 def parse_artifact(data: bytes) -> Artifact:
     """The set that an image manifest describes; ValueError says why it is none."""
     document = _parse(data, SET)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from pathlib import Path
-from typing import IO, Any, Optional, Union
+from typing import IO, Any, Optional, Sequence, Tuple, Union
 from urllib.parse import quote
 
 from attrs import define, field, frozen
@@ -12,6 +13,11 @@ from attrs import define, field, frozen
 from nvdriver_build.registry.artifacts import MOST_DOCUMENT, OCI_MANIFEST, Blob, digest_of
 from nvdriver_build.registry.session import PUSH, Session
 from nvdriver_build.registry.transport import Failed, Sink
+
+Parts = Sequence[Tuple[Blob, Union[bytes, Path]]]
+_TRIES = 4
+_PAUSE = 0.3
+"""Seconds before the second try, with jitter; twice that before each next one."""
 
 
 @define
@@ -57,17 +63,28 @@ class Content:
         self._compare(answer.headers.get("docker-content-digest"), digest_of(answer.body), tag)
         return answer.body
 
-    def point(self, tag: str, document: bytes) -> None:
-        """Let a tag point at an image manifest, whose blobs have to be there."""
-        answer = self.session.ask(
-            "PUT",
-            f"manifests/{tag}",
-            scope=PUSH,
-            wanted=(201,),
-            headers={"Content-Type": OCI_MANIFEST},
-            body=document,
-        )
-        self._compare(answer.headers.get("docker-content-digest"), digest_of(document), tag)
+    def publish(self, tag: str, document: bytes, parts: Parts) -> None:
+        """Let a tag point at an image manifest, once its parts are there.
+
+        A registry may say that it has what somebody else is sending just now, and then not find it, as
+        docker-registry does (400): so parts and manifest are tried again.
+        """
+        for turn in range(_TRIES):
+            for blob, content in parts:
+                self.put(blob, content)
+            answer = self.session.ask(
+                "PUT",
+                f"manifests/{tag}",
+                scope=PUSH,
+                wanted=(201, 400),
+                headers={"Content-Type": OCI_MANIFEST},
+                body=document,
+            )
+            if answer.status == 201:
+                self._compare(answer.headers.get("docker-content-digest"), digest_of(document), tag)
+                return
+            self.session.transport.pause(_PAUSE * 2**turn * random.uniform(0.5, 1.5))
+        raise self.session.refused("PUT", answer, PUSH)
 
     def read(self, blob: Blob) -> bytes:
         """The bytes of a small blob."""

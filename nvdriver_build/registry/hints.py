@@ -16,7 +16,7 @@ from typing import Optional
 
 from nvdriver_build.errors import StoreError
 from nvdriver_build.kernel import KernelTarget
-from nvdriver_build.registry.artifacts import EMPTY, EMPTY_TYPE, blob_of, note, parse_note
+from nvdriver_build.registry.artifacts import NOTHING, note, parse_note
 from nvdriver_build.registry.blobs import Content
 from nvdriver_build.sets import Manifest, Recipe
 from nvdriver_build.store.index import LAYOUT, family
@@ -63,12 +63,11 @@ def read(content: Content, tag: str) -> tuple[str, ...]:
 
 def add(content: Content, tag: str, key: str) -> None:
     """Have a key there; StoreError where others keep on writing over it."""
-    content.put(blob_of(EMPTY, EMPTY_TYPE), EMPTY)
     for turn in range(_TRIES):
         keys = read(content, tag)
         if key in keys:
             return
-        content.point(tag, note(_FIT, {_KEYS: ",".join((key, *keys)[:_MOST])}))
+        content.publish(tag, note(_FIT, {_KEYS: ",".join((key, *keys)[:_MOST])}), NOTHING)
         content.session.transport.pause(_SETTLE * (turn + 1) * random.uniform(0.5, 1.5))
     if key not in read(content, tag):
         raise StoreError(f"{tag} is written by many at once", hint="the next push adds the set")

@@ -66,7 +66,7 @@ class Session:
                 answer = self._authorized(method, url, scope, headers, body, most, until, restart)
                 if answer.status in wanted:
                     return answer
-                failure = self._refused(method, answer, scope)
+                failure = self.refused(method, answer, scope)
                 again = _pause(answer) if answer.status in _BUSY else None
             except Failed as error:
                 failure = self._silent(error)
@@ -139,14 +139,18 @@ class Session:
 
     def elsewhere(self, url: str, answer: Answer) -> str:
         """Where an answer sends us; Failed where that is no address, or one without TLS."""
-        target = urljoin(url, answer.headers.get("location", ""))
+        try:
+            target = urljoin(url, answer.headers.get("location", ""))
+        except ValueError:
+            target = ""
         tls = target.startswith("https://")
         plain = target.startswith("http://") and self.place.scheme == "http" and is_loopback(host_of(target))
         if not host_of(target) or not (tls or plain):
             raise Failed(f"sends us to {target[:200]!r}")
         return target
 
-    def _refused(self, method: str, answer: Answer, scope: str) -> StoreError:
+    def refused(self, method: str, answer: Answer, scope: str) -> StoreError:
+        """The error for an answer with another status than those that were wanted."""
         hints = {
             401: f"NVDRIVER_REGISTRY_AUTH names the file with a login that may {scope}",
             403: f"the login in NVDRIVER_REGISTRY_AUTH has to be one that may {scope}",

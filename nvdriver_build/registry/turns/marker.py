@@ -15,7 +15,7 @@ from typing import Optional
 from attrs import frozen
 
 from nvdriver_build.errors import StoreError
-from nvdriver_build.registry.artifacts import EMPTY, EMPTY_TYPE, blob_of, note, parse_note
+from nvdriver_build.registry.artifacts import NOTHING, note, parse_note
 from nvdriver_build.registry.blobs import Content
 from nvdriver_build.registry.turns.board import NoBoard, Sight
 
@@ -79,8 +79,8 @@ class MarkerBoard:
 
     def _write(self, key: str, sight: Sight) -> None:
         try:
-            self.content.put(blob_of(EMPTY, EMPTY_TYPE), EMPTY)
-            self.content.point(_tag(key), note(_TURN, {_HOLDER: sight.holder, _BEAT: sight.mark}))
+            said = {_HOLDER: sight.holder, _BEAT: sight.mark}
+            self.content.publish(_tag(key), note(_TURN, said), NOTHING)
         except StoreError as error:
             raise NoBoard(error.message) from error
 
