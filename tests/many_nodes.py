@@ -92,7 +92,7 @@ def run_nodes(
             "lease": {"url": cluster.url, "namespace": cluster.namespace, "token": str(cluster.token)}
             if lease
             else None,
-            "marker": [5.0, 2.0],
+            "marker": [float(__import__("os").environ.get("SPREAD", "5")), 2.0],
             "waits": waits or {"dead": 45, "beat": 5, "first": 1, "last": 8, "most": 300},
             "remember": remember,
             "start": time.time() + 3 + count / 400,

@@ -141,7 +141,11 @@ def make_rig(given: Dict[str, Any]) -> Rig:
 
 def main() -> None:
     given = json.loads(Path(sys.argv[1]).read_text())
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        processors=[structlog.processors.JSONRenderer()],
+        logger_factory=structlog.WriteLoggerFactory(Path(sys.argv[1]).with_suffix(".log").open("w")),
+    )
     room.tls_context = functools.lru_cache(room.tls_context)  # type: ignore[assignment]
     transport._GLANCE = waiting._GLANCE = 60.0  # no signal will come, and a thousand glances cost much
     rig = make_rig(given)
