@@ -12,6 +12,7 @@ from cli_runs import cli, document
 from fake_host import FakeHost
 from fake_toolchain import FakeToolchain
 from kernel_trees import RELEASE
+from keys import make_identity
 from trees import write_tree
 
 from nvdriver_build.commands import SystemCommands
@@ -182,3 +183,19 @@ def test_text_is_a_line_a_check(rig: FakeToolchain) -> None:
     bad = next(check for check in named["checks"] if check["ok"] is False)
     assert lines[-1] == f"run would end at {bad['name']} (exit {bad['code']})"
     assert named["would_exit"] == bad["code"]
+
+
+def test_the_registry_is_told(node: FakeHost, rig: FakeToolchain, tmp_path: Path) -> None:
+    """None, one that nobody is trusted for, one that serves, one that does not: only a bad setting is bad."""
+    assert (checks_of(node, rig)["registry"].ok, checks_of(node, rig)["registry"].hint) == (None, None)
+    shared = {"NVDRIVER_REGISTRY": str(tmp_path / "shared")}
+    check = checks_of(node, rig, **shared)["registry"]
+    assert (check.ok, "nobody is trusted" in check.detail) == (None, True)
+    trust = {**shared, "NVDRIVER_TRUST": str(make_identity(tmp_path, "Build key").file)}
+    check = checks_of(node, rig, **trust)["registry"]
+    assert (check.ok, "for sets signed by Common Name: Build key" in check.detail) == (True, True)
+    (tmp_path / "shared").write_text("")
+    check = checks_of(node, rig, **trust)["registry"]
+    assert (check.ok, "cannot be used" in check.detail) == (None, True)
+    check = checks_of(node, rig, **{**shared, "NVDRIVER_TRUST": str(tmp_path / "gone.pem")})["registry"]
+    assert (check.ok, check.code) == (False, 14)
