@@ -17,12 +17,12 @@ from nvdriver_build.cli.signing import identity_of
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import MOST_JOBS, Config, read_config
 from nvdriver_build.kernel import find_headers, target_from_headers
+from nvdriver_build.node.stores import outside, own_store
 from nvdriver_build.obtain import Obtained, Wish, modules_to_build, obtain, opened_source
 from nvdriver_build.source import AUTO, OPEN, PROPRIETARY, split_names
-from nvdriver_build.store import Store
 
 _PATH = click.Path(path_type=Path)
-_ORIGINS = {"built": "built", "store": "taken from the store"}
+ORIGINS = {"built": "built", "store": "taken from the store", "registry": "taken from the registry"}
 _ELSEWHERE = "not compared: the modules are for a kernel that was named, not for the one that runs here"
 
 
@@ -69,7 +69,7 @@ def build(
     identity = identity_of(config, sign_key, sign_cert, pin_file)
     found = find_headers(headers, kernel_release)
     target = target_from_headers(found)
-    store = Store(config.store)
+    store = own_store(config, commands)
     with opened_source(source, kind, store, commands, run_sha256) as tree, BuildProgress() as progress:
         wish = Wish(
             source=tree,
@@ -84,7 +84,7 @@ def build(
             certificate=identity.certificate,
             signer=identity.signer,
         )
-        obtained = obtain(wish, store, commands, progress=progress)
+        obtained = obtain(wish, store, commands, progress=progress, outside=outside(config, commands))
     write_set(obtained.set, place)
     document = _document(obtained, output, time.monotonic() - started)
     if as_json:
@@ -110,6 +110,6 @@ def _print(obtained: Obtained, document: dict[str, Any], config: Config) -> None
     for module in obtained.fit.modules:
         say(f"  {module.name:<16} {module.fit}")
     say(
-        f"{_ORIGINS[obtained.origin]} in {document['seconds']:.1f} s;"
+        f"{ORIGINS[obtained.origin]} in {document['seconds']:.1f} s;"
         f" key {recipe.key[:12]}; in {document['output']}"
     )

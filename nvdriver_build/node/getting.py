@@ -22,6 +22,7 @@ from nvdriver_build.mofed import Peers
 from nvdriver_build.node.look import Describe, Kernel, kernel_trust, module_kind, source_place
 from nvdriver_build.node.peermem import MofedPlace, Patience, wait_for_mofed
 from nvdriver_build.node.status import Reporter
+from nvdriver_build.node.stores import outside, own_store
 from nvdriver_build.obtain import Elsewhere, Obtained, Wish, modules_to_build, obtain, opened_source, unfit
 from nvdriver_build.sets import ModuleSet, Recipe
 from nvdriver_build.signing import ENROLL, Identity, KernelTrust, read_identity, who
@@ -85,7 +86,7 @@ class Ways:
 
         SourceError for a source of another version, LoadError where MOFED is wanted and does not come.
         """
-        store = Store(self.config.store)
+        store, others = own_store(self.config, self.commands), outside(self.config, self.commands)
         elsewhere = self._elsewhere(kernel, store, report)
         place, kind = source_place(self.config), module_kind(self.config, self.commands)
         with opened_source(place, kind, store, self.commands, self.config.run_sha256) as source:
@@ -94,7 +95,9 @@ class Ways:
             report.tell(
                 driver_version=source.version, kernel_release=kernel.running.release, proof=wish.proof
             )
-            obtained = obtain(wish, store, self.commands, progress=progress, elsewhere=elsewhere)
+            obtained = obtain(
+                wish, store, self.commands, progress=progress, elsewhere=elsewhere, outside=others
+            )
             report.tell(
                 key=obtained.set.key,
                 origin=obtained.origin,
@@ -110,7 +113,11 @@ class Ways:
             nvidia = next(facts for facts in obtained.set.read() if facts.name == DRIVER)
             peers = Peers(mofed, nvidia)
             beside = obtain(
-                wish.peermem(peers.symvers, mofed.sha256), store, self.commands, elsewhere=elsewhere
+                wish.peermem(peers.symvers, mofed.sha256),
+                store,
+                self.commands,
+                elsewhere=elsewhere,
+                outside=others,
             )
             _told(beside)
             (peermem,) = beside.set.read()

@@ -7,7 +7,7 @@ from nvdriver_build.signing.certificates import (
     read_certificates,
 )
 from nvdriver_build.signing.cms import Signer
-from nvdriver_build.signing.documents import Trust, sign_manifest
+from nvdriver_build.signing.documents import TRUST_HINT, Trust, sign_manifest
 from nvdriver_build.signing.genuine import is_genuine
 from nvdriver_build.signing.identity import Identity, read_identity
 from nvdriver_build.signing.kernel_trust import ENROLL, NOT_KNOWN, KernelTrust, signing_certificate, who
@@ -17,6 +17,7 @@ from nvdriver_build.signing.modules import attach_signatures, kernel_hash, sign_
 __all__ = [
     "ENROLL",
     "NOT_KNOWN",
+    "TRUST_HINT",
     "Certificate",
     "Identity",
     "KernelTrust",

@@ -15,6 +15,8 @@ from nvdriver_build.errors import SigningError
 from nvdriver_build.signing.certificates import Certificate
 from nvdriver_build.signing.cms import Signer, private_place, sign, verify
 
+TRUST_HINT = "NVDRIVER_TRUST names the certificates of those who may build for this node"
+
 
 @frozen
 class Trust:
@@ -27,7 +29,7 @@ class Trust:
         if not self.certificates:
             raise SigningError(
                 f"{where} is not taken: no certificate is configured that could have signed it",
-                hint="NVDRIVER_TRUST names the certificates of those who may build for this node",
+                hint=TRUST_HINT,
             )
         if signature is None:
             raise SigningError(

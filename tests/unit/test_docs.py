@@ -242,6 +242,7 @@ def real_documents(root: Path) -> Dict[str, Any]:
     headers, output = ("--headers", str(rig.headers)), ("--output", str(root / "set"))
     documents = {
         "build --json": run("build", "--source", str(rig.source), *headers, *output),
+        "prebuild --json": run("prebuild", "--source", str(rig.source), *headers),
         "inspect --json": run("inspect", str(signed_module(root))),
         "verify --json": run("verify", str(misfit(root)), *headers),
         "status --json": run("status", start=("-c", FAKE_STATUS, str(loaded(root)))),

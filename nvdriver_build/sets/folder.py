@@ -1,30 +1,34 @@
 """`ModuleSet`: built modules in a folder, with the manifest of what they are and how they were made.
 
-A set's folder holds the .ko files and `manifest.json`, which is written last. Its key is known before
-anything is built: sha256 over the canonical JSON of `Recipe` (contracts, section 6).
+A set's folder holds the .ko files and `manifest.json`, which is written last, and may hold the manifest's
+signature.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import stat
 from base64 import b64decode
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional
 
 import cattrs
-from attrs import asdict, field, frozen
+from attrs import field, frozen
 
 from nvdriver_build.elf import ModuleFacts, read_module
 from nvdriver_build.errors import StoreError
-from nvdriver_build.files import publish, sha256_file
+from nvdriver_build.files import publish, read_plain, sha256_file
+from nvdriver_build.sets.documents import facts_document
+from nvdriver_build.sets.recipe import SCHEMA, Recipe, digest_of
 
-SCHEMA = 1
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.p7s"
-"""Beside it where it is signed: detached CMS over its very bytes."""
+"""A detached CMS signature over the bytes of the manifest."""
+FOREIGN = "foreign"
+"""Says where a set came from that this node has not built."""
 _OWN_DIGEST = "sha256"
 UNREADABLE = (
     OSError,
@@ -36,32 +40,10 @@ UNREADABLE = (
     cattrs.BaseValidationError,
 )
 """What reading a document that anybody may have written can raise."""
-_MANIFEST_LIMIT = 64 * 1024 * 1024
+MANIFEST_LIMIT = 64 * 1024 * 1024
+_FOREIGN_LIMIT = 4096
 _FILE = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.+-]*")
 """Names of files that no system takes for a path, nor refuses."""
-
-
-@frozen
-class Recipe:
-    """What decides about the bytes of a set; two equal recipes give equal modules."""
-
-    driver_version: str
-    source_digest: str
-    kind: str
-    modules: tuple[str, ...]
-    kernel_release: str
-    arch: str
-    symvers_sha256: str
-    config_sha256: str
-    debug_info: bool = False
-    mofed_symvers_sha256: Optional[str] = None
-    certificate: Optional[str] = None
-    schema: int = SCHEMA
-
-    @property
-    def key(self) -> str:
-        """The name of the set in a store."""
-        return _digest(asdict(self))
 
 
 @frozen
@@ -118,9 +100,28 @@ class ModuleSet:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that a copy of the set needs: modules, manifest, and its signature where it is signed."""
+        """All that makes it the same set elsewhere: manifest, signature if there is one, modules."""
         signature = self.folder / SIGNATURE
-        return (self.folder / MANIFEST, *self.paths, *([signature] if signature.is_file() else []))
+        return (self.folder / MANIFEST, *([signature] if signature.exists() else []), *self.paths)
+
+    @property
+    def manifest_bytes(self) -> bytes:
+        """What is signed."""
+        return (self.folder / MANIFEST).read_bytes()
+
+    @property
+    def signature(self) -> Optional[bytes]:
+        """The signature of its manifest, if it has one; OSError where that cannot be read."""
+        with contextlib.suppress(FileNotFoundError):
+            return read_plain(self.folder / SIGNATURE, MANIFEST_LIMIT)
+        return None
+
+    @property
+    def foreign(self) -> Optional[str]:
+        """Where it came from; None for one that was built here."""
+        with contextlib.suppress(FileNotFoundError):
+            return read_plain(self.folder / FOREIGN, _FOREIGN_LIMIT).decode("utf-8", "replace").strip()
+        return None
 
     def read(self, *, digest: bool = False) -> tuple[ModuleFacts, ...]:
         """What the ELF of each module says now; ModuleFormatError where one is damaged."""
@@ -154,14 +155,8 @@ def describe(
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, with a digest of itself: a changed byte in it must not go unseen."""
     document = cattrs.unstructure(manifest)
-    text = json.dumps({**document, _OWN_DIGEST: _digest(document)}, indent=1, sort_keys=True)
+    text = json.dumps({**document, _OWN_DIGEST: digest_of(document)}, indent=1, sort_keys=True)
     publish(folder / MANIFEST, text + "\n")
-
-
-def _digest(document: Mapping[str, Any]) -> str:
-    """sha256 over canonical JSON."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def open_set(folder: Path, *, check: bool = True) -> ModuleSet:
@@ -170,17 +165,6 @@ def open_set(folder: Path, *, check: bool = True) -> ModuleSet:
     With `check` every byte counts: the manifest is compared with its own digest, each file with its.
     """
     manifest = _read_manifest(folder / MANIFEST, check)
-    if manifest.schema != SCHEMA:
-        raise _damaged(folder, f"its schema is {manifest.schema}, this program knows {SCHEMA}")
-    if manifest.key != manifest.recipe.key:
-        raise _damaged(folder, f"its key {manifest.key} is not that of its recipe, {manifest.recipe.key}")
-    if tuple(file.file for file in manifest.files) != tuple(f"{name}.ko" for name in manifest.recipe.modules):
-        raise _damaged(folder, "its files are not the modules of its recipe")
-    if _fingerprint(manifest.certificate) != manifest.recipe.certificate:
-        raise _damaged(folder, "its certificate is not that of its recipe")
-    for file in manifest.files:
-        if not _FILE.fullmatch(file.file):
-            raise _damaged(folder, f"{file.file!r} is no name of a module's file")
     for file in manifest.files if check else ():
         _check_file(folder, file)
     return ModuleSet(folder, manifest)
@@ -201,17 +185,41 @@ def _read_manifest(path: Path, check: bool) -> Manifest:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise _damaged(path.parent, f"its {MANIFEST} is no file")
-        if found.st_size > _MANIFEST_LIMIT:
-            raise _damaged(path.parent, f"its manifest is larger than {_MANIFEST_LIMIT} bytes")
-        document = json.loads(path.read_bytes())
-        digest = document.pop(_OWN_DIGEST, None)
-        if check and digest != _digest(document):
-            raise _damaged(path.parent, "its manifest is not as it was written")
-        return cattrs.structure(document, Manifest)
+        if found.st_size > MANIFEST_LIMIT:
+            raise _damaged(path.parent, f"its manifest is larger than {MANIFEST_LIMIT} bytes")
+        return parse_manifest(path.read_bytes(), path.parent, check)
     except FileNotFoundError:
         raise _damaged(path.parent, f"it has no {MANIFEST}") from None
+    except OSError as error:
+        raise _damaged(path.parent, f"its manifest cannot be read ({error.strerror})") from error
+
+
+def parse_manifest(data: bytes, place: object, check: bool = True) -> Manifest:
+    """The manifest of a set at `place`, which errors name; StoreError where it is damaged in any way."""
+    try:
+        document = json.loads(data)
+        digest = document.pop(_OWN_DIGEST, None)
+        manifest = cattrs.structure(document, Manifest)
     except UNREADABLE as error:
-        raise _damaged(path.parent, f"its manifest cannot be read ({type(error).__name__})") from error
+        raise _damaged(place, f"its manifest cannot be read ({type(error).__name__})") from error
+    if check and digest != digest_of(document):
+        raise _damaged(place, "its manifest is not as it was written")
+    _require_sound(manifest, place)
+    return manifest
+
+
+def _require_sound(manifest: Manifest, place: object) -> None:
+    if manifest.schema != SCHEMA:
+        raise _damaged(place, f"its schema is {manifest.schema}, this program knows {SCHEMA}")
+    if manifest.key != manifest.recipe.key:
+        raise _damaged(place, f"its key {manifest.key} is not that of its recipe, {manifest.recipe.key}")
+    if tuple(file.file for file in manifest.files) != tuple(f"{name}.ko" for name in manifest.recipe.modules):
+        raise _damaged(place, "its files are not the modules of its recipe")
+    if _fingerprint(manifest.certificate) != manifest.recipe.certificate:
+        raise _damaged(place, "its certificate is not that of its recipe")
+    for file in manifest.files:
+        if not _FILE.fullmatch(file.file):
+            raise _damaged(place, f"{file.file!r} is no name of a module's file")
 
 
 def _check_file(folder: Path, file: ModuleFile) -> None:
@@ -226,50 +234,8 @@ def _check_file(folder: Path, file: ModuleFile) -> None:
         raise _damaged(folder, f"{file.file} has sha256 {found}, the manifest says {file.sha256}")
 
 
-def _damaged(folder: Path, reason: str) -> StoreError:
+def _damaged(place: object, reason: str) -> StoreError:
     return StoreError(
-        f"module set {folder} is damaged: {reason}",
+        f"module set {place} is damaged: {reason}",
         hint="build it again, or copy it again, whole",
     )
-
-
-def facts_document(facts: ModuleFacts) -> dict[str, Any]:
-    """The object of `inspect` for one module (contracts, section 1)."""
-    return {
-        "path": facts.path,
-        "name": facts.name,
-        "version": facts.version,
-        "vermagic": facts.vermagic,
-        "srcversion": facts.srcversion,
-        "license": facts.license,
-        "depends": list(facts.depends),
-        "machine": facts.machine,
-        "bits": facts.bits,
-        "byteorder": facts.byteorder,
-        "symbols_needed": {name: f"{crc:#010x}" for name, crc in sorted(facts.needed.items())},
-        "undefined": sorted({*facts.undefined, *facts.weak}),
-        "weak": sorted(facts.weak),
-        "import_ns": list(facts.import_ns),
-        "symbols_exported": {
-            name: None if export.crc is None else f"{export.crc:#010x}"
-            for name, export in sorted(facts.exports.items())
-        },
-        "build_id": facts.build_id,
-        "signature": asdict(facts.signature) if facts.signature else None,
-        "sha256": facts.sha256,
-        "size": facts.size,
-    }
-
-
-def explain_miss(wanted: Recipe, there: Sequence[Recipe]) -> str:
-    """Why no set of `there` is the one wanted: the first field that differs from the nearest."""
-    if not there:
-        return "the store is empty"
-    mine = asdict(wanted)
-    nearest = min(
-        there, key=lambda recipe: sum(mine[name] != value for name, value in asdict(recipe).items())
-    )
-    for name, value in asdict(nearest).items():
-        if mine[name] != value:
-            return f"the nearest set, {nearest.key[:12]}, has {name} {value}, wanted is {mine[name]}"
-    return "nothing differs"
