@@ -10,6 +10,7 @@ from typing import Dict
 import pytest
 from cli_runs import cli, document
 from fake_host import FakeHost
+from fake_keyrings import write_proc_keys
 from fake_toolchain import FakeToolchain
 from kernel_trees import RELEASE
 from keys import make_identity
@@ -82,11 +83,36 @@ def test_one_taken_gpu_of_two_is_no_end(node: FakeHost, rig: FakeToolchain) -> N
     assert "0000:01:00.0 (10de:2330) is bound to vfio-pci" in check.detail
 
 
-def test_enforced_signatures_are_an_end(node: FakeHost, rig: FakeToolchain) -> None:
-    """Sets are not signed yet, so that a kernel that enforces signatures ends `run` with 14."""
+def test_enforced_signatures_without_a_certificate_are_an_end(node: FakeHost, rig: FakeToolchain) -> None:
+    """Where the kernel takes signed modules only and nobody signs, `run` ends with 14: the hint names how."""
     write_tree(node.root / "sys/module/module/parameters", {"sig_enforce": "Y\n"})
     check = checks_of(node, rig)["security"]
     assert (check.ok, check.code) == (False, 14)
+    assert "NVDRIVER_SIGN_KEY" in str(check.hint)
+
+
+def test_whether_the_kernel_trusts_our_certificate(
+    node: FakeHost, rig: FakeToolchain, tmp_path: Path
+) -> None:
+    """Trusted is good, not trusted an end where it is asked for, unknown neither; a bad file is 14."""
+    rig.program("keyctl", "exit 1")  # this machine's keys are not the node's
+    ours = make_identity(tmp_path / "keys", "Build key")
+    key_id = str(ours.certificate.key_id)
+    settings = {"NVDRIVER_SIGN_CERT": str(ours.file), "NVDRIVER_SIGN_KEY": str(ours.key)}
+    unknown = checks_of(node, rig, **settings)["security"]
+    assert (unknown.ok, "it is not known whether" in unknown.detail) == (None, True)
+    write_tree(node.root / "sys/module/module/parameters", {"sig_enforce": "Y\n"})
+    write_proc_keys(node.root / "proc", [key_id])
+    good = checks_of(node, rig, **settings)["security"]
+    assert (good.ok, good.code) == (True, None)
+    assert f"trusts Common Name: Build key (subject key id {key_id})" in good.detail
+    only = checks_of(node, rig, **{**settings, "NVDRIVER_SIGN_KEY": ""})["security"]
+    assert "no key here" in only.detail
+    write_proc_keys(node.root / "proc", [])
+    bad = checks_of(node, rig, **settings)["security"]
+    assert (bad.ok, bad.code, "mokutil --import" in str(bad.hint)) == (False, 14, True)
+    broken = checks_of(node, rig, NVDRIVER_SIGN_CERT=str(ours.key))["security"]
+    assert (broken.ok, broken.code) == (False, 14)
 
 
 def test_a_broken_store_is_a_line(node: FakeHost, rig: FakeToolchain) -> None:
