@@ -1,4 +1,4 @@
-"""`run` up to the first modprobe, on a node of files: NODE RELEASE HEADERS MODULES SOURCE STORE [NAME=VALUE]."""
+"""`run` up to the first modprobe, on files: NODE RELEASE HEADERS MODULES SOURCE STORE [NAME=VALUE]."""
 
 from __future__ import annotations
 
