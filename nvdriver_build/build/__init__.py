@@ -16,12 +16,15 @@ from typing import Callable, Optional
 import structlog
 from attrs import frozen
 
-from nvdriver_build.build.fixed import MOFED, is_build_file, place_in, redirect, unknown_places
+from nvdriver_build.build.ask import Places
+from nvdriver_build.build.fixed import MOFED, is_build_file, once, place_in, redirect, unknown_places
 from nvdriver_build.build.jobs import JOB_MEMORY, Capacity, measure
+from nvdriver_build.build.inputs import Inputs, compiler_identity
+from nvdriver_build.build.kept import Answers
 from nvdriver_build.build.log import Failure, Follower, count_steps, first_failure, tail
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import BuildError, HeadersError
-from nvdriver_build.files import publish
+from nvdriver_build.files import publish, remove
 from nvdriver_build.kernel import Compiler, Headers, KernelTarget
 from nvdriver_build.source import Source
 
@@ -70,29 +73,74 @@ class Build:
 
 
 def build_modules(
-    build: Build, work: Path, commands: Commands, log: Path, progress: Optional[Progress] = None
+    build: Build,
+    work: Path,
+    commands: Commands,
+    log: Path,
+    progress: Optional[Progress] = None,
+    kept: Optional[Path] = None,
 ) -> tuple[Path, ...]:
     """Build in the empty folder `work`; the modules' paths. The output of make goes to `log`.
+
+    What the compiler answers is kept as the file `kept`, for later builds; answers that lie beside it and have
+    not changed are taken instead of asked for. The modules are the same without.
 
     Raises BuildError with the first real error, HeadersError for headers that nothing can be built with; the
     whole process group of make is gone before anything is raised.
     """
-    tree = work / "tree"
     _require_plain_path(work, "choose another store")
     for path in (build.headers.sources, build.headers.output):
         _require_plain_path(path, "move the kernel headers")
     _require_scripts(build.headers)
     try:
-        _link_sources(build, tree, commands)
-        _make(build, tree, commands, log, progress)
-        modules = tuple(tree / f"{name}.ko" for name in build.modules)
-        _require(modules, log)
-        if not build.debug_info:
-            _strip(modules, commands)
+        answers = _answers(build, work, commands, kept)
+        try:
+            return _build(build, work / "tree", commands, log, progress, answers)
+        except BuildError as error:
+            if answers is None or not answers.used:
+                raise
+            _log.warning("built anew, without what was kept of earlier builds", why=error.message)
+            remove(work / "tree")
+            return _build(build, work / "tree", commands, log, progress, None)
     except OSError as error:
         raise BuildError(
             f"cannot build in {work}: {error}", hint="is there space left, and is it writable?"
         ) from error
+
+
+def _answers(build: Build, work: Path, commands: Commands, kept: Optional[Path]) -> Optional[Answers]:
+    """What earlier builds have left for this one; None where nothing is to be kept, or cannot be."""
+    if kept is None:
+        return None
+    places = Places(work / "tree", build.headers.sources, build.headers.output)
+    try:
+        identity = compiler_identity(build.compiler, commands)
+    except OSError as error:
+        _log.warning("built without what was kept of earlier builds", why=str(error))
+        return None
+    inputs = Inputs(places, build.source.version, identity, build.source.names)
+    return Answers(kept, work / "answers", places, inputs)
+
+
+def _build(
+    build: Build,
+    tree: Path,
+    commands: Commands,
+    log: Path,
+    progress: Optional[Progress],
+    answers: Optional[Answers],
+) -> tuple[Path, ...]:
+    _link_sources(build, tree, commands)
+    command = build.compiler.command
+    if answers is not None:
+        command = answers.take(command, objects=not build.debug_info)
+    _make(build, tree, commands, log, progress, command)
+    modules = tuple(tree / f"{name}.ko" for name in build.modules)
+    _require(modules, log)
+    if answers is not None:
+        answers.keep()
+    if not build.debug_info:
+        _strip(modules, commands)
     return modules
 
 
@@ -154,9 +202,9 @@ def _link_sources(build: Build, tree: Path, commands: Commands) -> None:
 
 
 def _redirected(file: Path, copy: Path, tree: Path) -> bool:
-    """Write a copy of a build file that names fixed places, if it does."""
+    """Write a copy of a build file that names fixed places, or asks too often, if it does."""
     text = file.read_bytes()
-    moved = redirect(text, tree)
+    moved = once(redirect(text, tree))
     for place in unknown_places(text):
         _log.warning("the driver's build reads a place outside of it", file=str(file), place=place)
     if moved != text:
@@ -164,7 +212,9 @@ def _redirected(file: Path, copy: Path, tree: Path) -> bool:
     return moved != text
 
 
-def _make(build: Build, tree: Path, commands: Commands, log: Path, progress: Optional[Progress]) -> None:
+def _make(
+    build: Build, tree: Path, commands: Commands, log: Path, progress: Optional[Progress], compiler: str
+) -> None:
     argv = [
         "make",
         f"-j{build.jobs}",
@@ -172,7 +222,7 @@ def _make(build: Build, tree: Path, commands: Commands, log: Path, progress: Opt
         str(tree),
         f"SYSSRC={build.headers.sources}",
         f"SYSOUT={build.headers.output}",
-        *make_flags(build, tree),
+        *(f"CC={compiler}" if flag.startswith("CC=") else flag for flag in make_flags(build, tree)),
         "modules",
     ]
     if build.target.flavour == "rt":

@@ -4,6 +4,7 @@
     ROOT/index/                    which of them might fit another kernel (`index`)
     ROOT/work/.nvdriver-build-X/   somebody's work; a lock in it tells whether they still live
     ROOT/logs/KEY.log              the log of the last build of that key
+    ROOT/kept/KEY                  what the compiler answered in that build, for others (`build.kept`)
     ROOT/locks/KEY                 held while that key is built
 
 A crash leaves at most a private folder under `work`, which the next user of the store removes. A published
@@ -135,6 +136,10 @@ class Store:
     def log(self, key: str) -> Path:
         """Where the log of a build goes."""
         return self.root / "logs" / f"{key}.log"
+
+    def kept(self, key: str) -> Path:
+        """Where what a build has learned goes, for later ones."""
+        return self.root / "kept" / key
 
     def entries(self) -> tuple[Entry, ...]:
         """Every set, the last used first; damaged ones with what is wrong (their bytes are not read)."""
