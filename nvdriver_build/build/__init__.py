@@ -19,8 +19,7 @@ from attrs import frozen
 from nvdriver_build.build.ask import Places
 from nvdriver_build.build.fixed import MOFED, is_build_file, once, place_in, redirect, unknown_places
 from nvdriver_build.build.jobs import JOB_MEMORY, Capacity, measure
-from nvdriver_build.build.inputs import Inputs, compiler_identity
-from nvdriver_build.build.kept import Answers
+from nvdriver_build.build.kept import Answers, open_answers
 from nvdriver_build.build.log import Failure, Follower, count_steps, first_failure, tail
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import BuildError, HeadersError
@@ -82,44 +81,34 @@ def build_modules(
 ) -> tuple[Path, ...]:
     """Build in the empty folder `work`; the modules' paths. The output of make goes to `log`.
 
-    What the compiler answers is kept as the file `kept`, for later builds; answers that lie beside it and have
-    not changed are taken instead of asked for. The modules are the same without.
+    What the compiler answers is kept as the file `kept`, for later builds; answers that lie beside it, and
+    that nothing has changed since, are not asked for again. The modules are the same without.
 
     Raises BuildError with the first real error, HeadersError for headers that nothing can be built with; the
     whole process group of make is gone before anything is raised.
     """
+    tree = work / "tree"
     _require_plain_path(work, "choose another store")
     for path in (build.headers.sources, build.headers.output):
         _require_plain_path(path, "move the kernel headers")
     _require_scripts(build.headers)
     try:
-        answers = _answers(build, work, commands, kept)
+        places = Places(tree, build.headers.sources, build.headers.output)
+        answers = kept and open_answers(
+            kept, work / "answers", places, build.source, build.compiler, commands
+        )
         try:
-            return _build(build, work / "tree", commands, log, progress, answers)
+            return _build(build, tree, commands, log, progress, answers)
         except BuildError as error:
             if answers is None or not answers.used:
                 raise
             _log.warning("built anew, without what was kept of earlier builds", why=error.message)
-            remove(work / "tree")
-            return _build(build, work / "tree", commands, log, progress, None)
+            remove(tree)
+            return _build(build, tree, commands, log, progress, None)
     except OSError as error:
         raise BuildError(
             f"cannot build in {work}: {error}", hint="is there space left, and is it writable?"
         ) from error
-
-
-def _answers(build: Build, work: Path, commands: Commands, kept: Optional[Path]) -> Optional[Answers]:
-    """What earlier builds have left for this one; None where nothing is to be kept, or cannot be."""
-    if kept is None:
-        return None
-    places = Places(work / "tree", build.headers.sources, build.headers.output)
-    try:
-        identity = compiler_identity(build.compiler, commands)
-    except OSError as error:
-        _log.warning("built without what was kept of earlier builds", why=str(error))
-        return None
-    inputs = Inputs(places, build.source.version, identity, build.source.names)
-    return Answers(kept, work / "answers", places, inputs)
 
 
 def _build(

@@ -1,11 +1,11 @@
-"""The compiler as a build sees it: a few lines of sh that note what it was asked, and know what was asked before.
+"""The compiler as a build sees it: a few lines of sh that note what it is asked, and know some answers.
 
 Two kinds of calls are noted, all others go to the compiler as they are:
 
     tests      conftest.sh wants to know whether something compiles; its output goes to /dev/null
     objects    Kbuild compiles X.c to X.o, and lists in a file what was read
 
-NOTES/N.args .c .reads .o .deps .cwd, and at last .code, are one call; NOTES/hits has the keys that were answered.
+NOTES/N.args .c .reads .o .deps .cwd, and at last .code, are one call; NOTES/hits has the keys of the others.
 ANSWERS/KEY has the exit code of a call that need not be made, KEY.o and KEY.deps what it would have written.
 """
 
@@ -16,82 +16,99 @@ import re
 from pathlib import Path
 from typing import Sequence
 
-from attrs import frozen
+from attrs import field, frozen
 
 Rule = tuple[str, str]
 """A pattern that sed and Python read alike, and what takes its place."""
 
 _TEST_ONLY = (("^-g[0-9]*$", ""), ("^-ffile-prefix-map=.*", ""))
 """What decides about bytes, but not about whether something compiles."""
-_EVERYWHERE = (("conftest[0-9][0-9]*", "conftest"), ("^-DNV_VERSION_STRING=.*", ""))
-"""A process id; and the driver's version, which `inputs` looks for in all that is read instead."""
+_EVERYWHERE = (
+    ("conftest[0-9][0-9]*", "conftest"),
+    ("^// Kernel version: .*", ""),
+    ("^-DNV_VERSION_STRING=.*", ""),
+)
+"""A process id; a comment in the headers of conftest; the driver's version, which `inputs` looks for."""
 
 _SCRIPT = r"""
-[ -n "$answers" ] && key() { sed -f "$1" | sha256sum; }
-out= deps= last= probe= key=
+plain() { exec $compiler "$@"; }
+
+digest() {  # of standard input, as ask.key_of has it
+    found=$(sed -f "$1" | sha256sum)
+    echo "$answers/${found%% *}"
+}
+
+out= deps= last= probe= makes=
 for word do
     case $word in
     -Wp,-MD,* | -Wp,-MMD,*) deps=${word#-Wp,-M*D,} ;;
     -M) probe=1 ;;
+    -c) makes=1 ;;
     esac
     [ "$last" = -o ] && out=$word
     last=$word
 done
-plain() { exec $compiler "$@"; }
-case $last:$out in
-conftest[0-9]*.c:) kind=test ;;
--:) [ -n "$probe" ] || plain "$@"; kind=test ;;
-*.c:*.o) [ -n "$deps" ] && [ -n "$objects" ] || plain "$@"; kind=object ;;
+case $last:$out:$deps:$probe in
+conftest[0-9]*.c::*) kind=test ;;
+-:::1) kind=test ;;
+*.c:*.o:?*:) [ -n "$objects" ] || plain "$@"; kind=object ;;
 *) plain "$@" ;;
 esac
 note=$notes/$$
-set -C
-(: > "$note.args") 2> /dev/null || plain "$@"
-set +C
+(set -C; : > "$note.args") 2> /dev/null || plain "$@"  # process ids come again
+
 if [ $kind = object ]; then
     if [ -n "$answers" ]; then
-        key=$({ printf '%s\n' "$@"; cat "$tree"/conftest/*.h; } | key "$notes/objects.sed")
-        key=$answers/${key%% *}
-        if [ -e "$key" ] && cp "$key.o" "$out" && cp "$key.deps" "$deps"; then
-            echo "${key##*/}" >> "$notes/hits"
+        known=$({ printf '%s\n' "$@"; cat "$tree"/conftest/*.h; } | digest "$notes/objects.sed")
+        if [ -f "$known" ] && cp "$known.o" "$out" && cp "$known.deps" "$deps"; then
+            echo "${known##*/}" >> "$notes/hits"
             exit 0
         fi
     fi
     $compiler "$@" || exit
-    printf '%s\n' "$@" > "$note.args" && cp "$out" "$note.o" && cp "$deps" "$note.deps" && pwd > "$note.cwd" &&
-        echo 0 > "$note.code"
+    cp "$out" "$note.o" && cp "$deps" "$note.deps" && pwd > "$note.cwd" &&
+        printf '%s\n' "$@" > "$note.args" && echo 0 > "$note.code"
     exit 0
 fi
+
 [ /dev/null -ef /proc/self/fd/1 ] && [ /dev/null -ef /proc/self/fd/2 ] || plain "$@"
 if [ "$last" = - ]; then cat > "$note.c"; else ln "$last" "$note.c" || plain "$@"; fi
 if [ -n "$answers" ]; then
-    key=$({ printf '%s\n' "$@"; cat "$note.c"; [ -n "$probe" ] || cat conftest/headers.h; } | key "$notes/tests.sed")
-    key=$answers/${key%% *}
-    if [ -e "$key" ] && read -r code < "$key"; then
-        echo "${key##*/}" >> "$notes/hits"
-        [ "$code" != 0 ] || [ -n "$probe" ] || : > "${last%.c}.o"
+    known=$({
+        printf '%s\n' "$@"
+        cat "$note.c"
+        [ -n "$probe" ] || cat conftest/headers.h
+    } | digest "$notes/tests.sed")
+    if [ -f "$known" ] && read -r code < "$known"; then
+        echo "${known##*/}" >> "$notes/hits"
+        [ "$code$makes" != 01 ] || : > "${last%.c}.o"
         exit "$code"
     fi
 fi
 $compiler -H "$@" < "$note.c" 2> "$note.reads"
 code=$?
-printf '%s\n' "$@" > "$note.args" && pwd > "$note.cwd" && echo $code > "$note.code"
+pwd > "$note.cwd" && printf '%s\n' "$@" > "$note.args" && echo $code > "$note.code"
 exit $code
 """
 
 
 @frozen
 class Places:
-    """The folders of one build, whose paths are in no key: `names` has the longest path first."""
+    """The folders of one build, whose paths are in no key.
+
+    `names` are these paths, the longest first, with the words that stand for them; Kbuild follows links.
+    """
 
     tree: Path
     sources: Path
     output: Path
+    names: Sequence[tuple[str, str]] = field(init=False)
 
-    @property
-    def names(self) -> Sequence[tuple[str, str]]:
-        """Paths and the words that stand for them."""
-        found = {str(self.sources): "@sources", str(self.output): "@output", str(self.tree): "@tree"}
+    @names.default
+    def _named(self) -> Sequence[tuple[str, str]]:
+        found: dict[str, str] = {}
+        for place, word in ((self.sources, "@sources"), (self.output, "@output"), (self.tree, "@tree")):
+            found.update({str(place): word, str(place.resolve()): word})
         return sorted(found.items(), key=lambda item: -len(item[0]))
 
     def short(self, path: str) -> str:

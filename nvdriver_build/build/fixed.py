@@ -1,4 +1,4 @@
-"""What is changed in NVIDIA's build files: fixed places that they read behind one's back, a variable that is dear.
+"""What is changed in NVIDIA's build files: fixed places that they read behind one's back, a costly variable.
 
 nvidia-peermem.Kbuild and conftest.sh look for MOFED at /usr/src/ofa_kernel and below /var/lib/dkms, newer
 drivers (595) for Tegra's sources too: what lies there would be in the modules and not in their key. The build

@@ -2,8 +2,8 @@
 
 An answer is a function of the call and of the files that were read. A file counts as changed where its bytes
 differ, or where it mentions a word that changed: the name of a header that came or went (it might be another
-one that is found), or of a macro whose definition changed in a file that has nothing but definitions, as
-autoconf.h, utsrelease.h and version.h do. Kernel Documentation/kbuild and scripts/basic/fixdep.c follow options the same way.
+one that is found now), or of a macro whose definition changed in a file that has nothing but definitions, as
+autoconf.h, utsrelease.h and version.h. Kbuild itself follows options so (scripts/basic/fixdep.c).
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     FOLDER/NAME     a line with the sha256 of the rest; a line of JSON; the bytes of all objects, end to end
 
-A build notes what it asks the compiler and what comes of it (`ask`). The next one, of another driver, for another
-kernel or with other flags, takes what was asked in the same words and has not changed since (`inputs`), and asks
-the compiler all else. What is damaged or odd is dropped: that costs time, never a build.
+A build notes what it asks the compiler and what comes of it (`ask`). The next one, of another driver, for
+another kernel or with other flags, takes what was asked in the same words and has not changed since
+(`inputs`), and asks the compiler all else. What is damaged or odd is dropped: that costs time, never a build.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from typing import Any, Iterator, Mapping, Optional, Sequence
 import structlog
 
 from nvdriver_build.build.ask import Places, key_of, write_compiler
-from nvdriver_build.build.inputs import Inputs
+from nvdriver_build.build.inputs import Inputs, compiler_identity
+from nvdriver_build.commands import Commands
 from nvdriver_build.files import publish
+from nvdriver_build.kernel import Compiler
+from nvdriver_build.source import Source
 
 MOST = 4
 """Builds whose answers are kept."""
@@ -37,8 +40,20 @@ _Answer = dict[str, Any]
 _log = structlog.get_logger()
 
 
+def open_answers(
+    file: Path, work: Path, places: Places, source: Source, compiler: Compiler, commands: Commands
+) -> Optional[Answers]:
+    """The answers for a build that keeps its own as `file`; None where the compiler cannot be told."""
+    try:
+        identity = compiler_identity(compiler, commands)
+    except OSError as error:
+        _log.warning("built without what was kept of earlier builds", why=str(error))
+        return None
+    return Answers(file, work, places, Inputs(places, source.version, identity, source.names))
+
+
 class Answers:
-    """The answers for one build, which notes in `work`; what it learns is kept as `file`, beside the others."""
+    """The answers for one build, which notes in `work`; what it learns becomes `file`, beside the others."""
 
     def __init__(self, file: Path, work: Path, places: Places, inputs: Inputs) -> None:
         self._file, self._work = file, work
@@ -46,7 +61,7 @@ class Answers:
         self._known: dict[str, _Answer] = {}
 
     def take(self, command: str, *, objects: bool) -> str:
-        """Lay out what is proven to be as it was; the words that call the compiler `command`. OSError."""
+        """Lay out what is proven to be as it was; the words that call the compiler `command`. Raises OSError."""
         answers = self._work / "answers"
         answers.mkdir(parents=True)
         for file in kept_files(self._file.parent):
@@ -76,8 +91,8 @@ class Answers:
         os.utime(file)
 
     def _lay_out(self, answers: Path, key: str, answer: _Answer, objects: bytes) -> None:
-        if answer["object"] is not None:
-            start, size = answer["object"]
+        if answer["bytes"] is not None:
+            start, size = answer["bytes"]
             answer["bytes"] = objects[start : start + size]
             (answers / f"{key}.o").write_bytes(answer["bytes"])
             (answers / f"{key}.deps").write_text(self._with_paths(answer["deps"]))
@@ -116,44 +131,56 @@ class Answers:
 
     def _note(self, code: Path, generated: Mapping[Path, bytes]) -> Optional[tuple[str, _Answer]]:
         """One call that was noted; None where it read what only this build has."""
-        words, is_test = code.with_suffix(".args").read_bytes(), code.with_suffix(".c").exists()
-        cwd = Path(code.with_suffix(".cwd").read_text().rstrip("\n"))
-        headers = self._places.tree / "conftest/headers.h"
+        asked = code.with_suffix(".c")
+        words, is_test = code.with_suffix(".args").read_bytes(), asked.exists()
         if is_test:
-            text = code.with_suffix(".c").read_bytes()
-            own = {} if b"\n-M\n" in words else {headers: generated.get(headers, b"")}
+            known = {} if b"\n-M\n" in words else _only(generated, "headers.h")
+            text, answer = asked.read_bytes(), _no_object()
             found = [match.decode() for match in _READ.findall(code.with_suffix(".reads").read_bytes())]
-            answer = {"object": None, "text": text.decode("utf-8", "replace")}
         else:
-            text, own = b"", dict(generated)
             deps = code.with_suffix(".deps").read_text()
+            known, text = generated, b""
+            answer = {**_no_object(), "deps": self._without_paths(deps)}
+            answer["bytes"] = code.with_suffix(".o").read_bytes()
             found = deps.replace("\\\n", " ").partition(":")[2].split()
-            answer = {"object": True, "bytes": code.with_suffix(".o").read_bytes(), "text": ""}
-            for path, word in self._places.names:
-                deps = deps.replace(path, word)
-            answer["deps"] = deps
-        reads = sorted({os.path.normpath(cwd / name) for name in found} - {str(path) for path in own})
-        names = [self._places.short(name) for name in reads]
-        if _ODD.search(words) or not all(self._inputs.lasts(name) for name in names):
+        cwd = code.with_suffix(".cwd").read_text().rstrip("\n")
+        reads = {os.path.normpath(f"{cwd}/{name}" if name[0] != "/" else name) for name in found}
+        names = sorted(self._places.short(name) for name in reads - {str(path) for path in known})
+        if _ODD.search(words) or not all(map(self._inputs.lasts, names)):
             return None
-        key = key_of(words + text + b"".join(own.values()), self._places.rules(test=is_test))
-        return key, {**answer, "code": int(code.read_text()), "reads": names}
+        key = key_of(words + text + b"".join(known.values()), self._places.rules(test=is_test))
+        answer.update(code=int(code.read_text()), text=text.decode("utf-8", "replace"), reads=names)
+        return key, answer
+
+    def _without_paths(self, text: str) -> str:
+        for path, word in self._places.names:
+            text = text.replace(path, word)
+        return text
 
     def _write(self, answers: Mapping[str, _Answer]) -> None:
         files = sorted({name for answer in answers.values() for name in answer["reads"]})
         number = {name: at for at, name in enumerate(files)}
-        objects, documents = bytearray(), {}
+        objects, documents = bytearray(), dict[str, _Answer]()
         for key, answer in answers.items():
-            data = answer.pop("bytes", b"")
-            place = None if answer["object"] is None else (len(objects), len(data))
-            objects += data
-            documents[key] = {**answer, "object": place, "reads": [number[name] for name in answer["reads"]]}
+            data: Optional[bytes] = answer["bytes"]
+            place = None if data is None else (len(objects), len(data))
+            objects += data or b""
+            reads = [number[name] for name in answer["reads"]]
+            documents[key] = {**answer, "bytes": place, "reads": reads}
         text = json.dumps({"inputs": self._inputs.describe(files), "answers": documents}).encode()
         body = text + b"\n" + objects
         digest = hashlib.sha256(body).hexdigest().encode()
         publish(self._file, digest + b"\n" + body, 0o600, durable=False)
         for old in kept_files(self._file.parent)[MOST:]:
             old.unlink(missing_ok=True)
+
+
+def _no_object() -> _Answer:
+    return {"bytes": None, "deps": ""}
+
+
+def _only(generated: Mapping[Path, bytes], name: str) -> Mapping[Path, bytes]:
+    return {path: data for path, data in generated.items() if path.name == name}
 
 
 def kept_files(folder: Path) -> Sequence[Path]:
