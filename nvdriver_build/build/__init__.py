@@ -94,8 +94,10 @@ def build_modules(
     _require_scripts(build.headers)
     try:
         places = Places(tree, build.headers.sources, build.headers.output)
-        answers = kept and open_answers(
-            kept, work / "answers", places, build.source, build.compiler, commands
+        answers = (
+            open_answers(kept, work / "answers", places, build.source, build.compiler, commands)
+            if kept
+            else None
         )
         try:
             return _build(build, tree, commands, log, progress, answers)

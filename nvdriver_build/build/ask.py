@@ -134,7 +134,7 @@ def key_of(call: bytes, rules: Sequence[Rule]) -> str:
     """The key of a call: its words, a line each, and what else decides."""
     for pattern, word in rules:
         call = re.sub(pattern.encode(), word.encode(), call, flags=re.MULTILINE)
-    return hashlib.sha256(call).hexdigest()
+    return hashlib.sha256(re.sub(rb"^\n", b"", call, flags=re.MULTILINE)).hexdigest()
 
 
 def write_compiler(folder: Path, places: Places, command: str, *, objects: bool, answers: bool) -> str:
@@ -143,7 +143,7 @@ def write_compiler(folder: Path, places: Places, command: str, *, objects: bool,
     notes.mkdir(parents=True)
     for name, test in (("tests", True), ("objects", False)):
         lines = (f"s|{pattern}|{word}|g\n" for pattern, word in places.rules(test=test))
-        (notes / f"{name}.sed").write_text("".join(lines))
+        (notes / f"{name}.sed").write_text("".join(lines) + "/^$/d\n")
     values = {
         "compiler": command,
         "tree": places.tree,

@@ -61,7 +61,7 @@ class Answers:
         self._known: dict[str, _Answer] = {}
 
     def take(self, command: str, *, objects: bool) -> str:
-        """Lay out what is proven to be as it was; the words that call the compiler `command`. Raises OSError."""
+        """Lay out what is proven to be as it was; the words that call the compiler `command`. OSError."""
         answers = self._work / "answers"
         answers.mkdir(parents=True)
         for file in kept_files(self._file.parent):

@@ -23,6 +23,7 @@ from typing import Callable, Collection, Iterator, Optional, Sequence
 import structlog
 from attrs import frozen
 
+from nvdriver_build.build.kept import kept_files
 from nvdriver_build.errors import ModuleFormatError, StoreError, UsageError
 from nvdriver_build.files import FULL, LockedError, lock, private_folder, publish_folder, sweep
 from nvdriver_build.kernel import KernelTarget
@@ -161,6 +162,10 @@ class Store:
 
     def prune(self, keep: Collection[str], rules: Rules) -> tuple[str, ...]:
         """Drop the sets that `rules` tell to go, never a key of `keep`, nor one that is used meanwhile."""
+        with self._translated():
+            for file in kept_files(self.root / "kept"):
+                if file.stat().st_mtime < time.time() - rules.unused:
+                    file.unlink(missing_ok=True)
         gone = unwanted(self.entries(), keep, rules, time.time())
         return tuple(entry.key for entry in gone if self._drop(entry.key, entry.used))
 
