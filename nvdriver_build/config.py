@@ -9,8 +9,9 @@ import difflib
 import os
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Optional
+from urllib.parse import unquote
 
-from attrs import frozen
+from attrs import field, frozen
 
 from nvdriver_build.commands import DEFAULT_PATH
 from nvdriver_build.errors import UsageError
@@ -22,6 +23,8 @@ DEFAULT_STORE = Path("/var/lib/nvdriver-build")
 MOST_JOBS = 1024
 """Thousands of compilers at once run out of file descriptors (dkms 100)."""
 _MIB = 1024 * 1024
+_TOKEN, _SECRET = "pkcs11:", "pin-value"
+"""RFC 7512: a key in a token, and what must not be in its URI."""
 _DIGITS = 9
 
 
@@ -31,7 +34,15 @@ class Config:
 
     path: str
     store: Path
+    registry_ca: Optional[Path]
+    registry_auth: Optional[Path]
+    https_proxy: Optional[str] = field(repr=False)
+    no_proxy: Optional[tuple[str, ...]]
+    kubernetes_host: Optional[str]
+    kubernetes_port: Optional[str]
     reuse: bool
+    registry: Optional[str]
+    trust: Optional[Path]
     driver_version: Optional[str]
     kind: str
     source: Optional[Path]
@@ -55,6 +66,9 @@ class Config:
     config_digest: Optional[str]
     node_name: Optional[str]
     log_format: Optional[str]
+    sign_key: Optional[str]
+    sign_cert: Optional[Path]
+    sign_pin_file: Optional[Path]
 
 
 class _Setting(NamedTuple):
@@ -74,6 +88,29 @@ def _path(name: str, value: str) -> Path:
     if not value.startswith("/"):
         raise _bad(name, value, "an absolute path")
     return Path(value)
+
+
+def checked_key(name: str, text: str) -> str:
+    """A path, made absolute, or a `pkcs11:` URI; UsageError, which does not repeat it, where it has a PIN.
+
+    `name` is that of the setting or option. Everybody who lists processes sees the arguments of openssl.
+    """
+    if not text.startswith(_TOKEN):
+        return str(Path(text).absolute())
+    if _SECRET in unquote(text).lower():
+        raise UsageError(
+            f"{name} has a {_SECRET} in it, which everybody on this machine could read",
+            hint="take it out, and name a file with the PIN: NVDRIVER_SIGN_PIN_FILE or --pin-file",
+        )
+    if not text.isprintable():
+        raise UsageError(
+            f"{name} is no URI of one line", hint="see RFC 7512, such as pkcs11:token=T;object=O"
+        )
+    return text
+
+
+def _key(name: str, value: str) -> str:
+    return checked_key(name, value if value.startswith(_TOKEN) else str(_path(name, value)))
 
 
 def _flag(name: str, value: str) -> bool:
@@ -127,6 +164,15 @@ def _passthrough(name: str, value: str) -> str:
     return value
 
 
+def _of_others(_: str, value: str) -> str:
+    """A name that other programs have, too: a value that is bad for us matters where it is used."""
+    return value
+
+
+def _words(_: str, value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
 _SETTINGS = (
     _Setting("DRIVER_VERSION", "driver_version", None, _text),
     _Setting("DRIVER_TYPE", "", None, _passthrough),
@@ -141,6 +187,14 @@ _SETTINGS = (
     _Setting("NODE_NAME", "node_name", None, _text),
     _Setting("NVDRIVER_STORE", "store", None, _path),
     _Setting("NVDRIVER_REUSE", "reuse", True, _compatible),
+    _Setting("NVDRIVER_REGISTRY", "registry", None, _text),
+    _Setting("NVDRIVER_REGISTRY_CA", "registry_ca", None, _path),
+    _Setting("NVDRIVER_REGISTRY_AUTH", "registry_auth", None, _path),
+    _Setting("HTTPS_PROXY", "https_proxy", None, _of_others),
+    _Setting("NO_PROXY", "no_proxy", None, _words),
+    _Setting("KUBERNETES_SERVICE_HOST", "kubernetes_host", None, _of_others),
+    _Setting("KUBERNETES_SERVICE_PORT", "kubernetes_port", None, _of_others),
+    _Setting("NVDRIVER_TRUST", "trust", None, _path),
     _Setting("NVDRIVER_SOURCE", "source", None, _path),
     _Setting("NVDRIVER_RUN_SHA256", "run_sha256", None, _text),
     _Setting("NVDRIVER_HEADERS", "headers", None, _path),
@@ -154,6 +208,9 @@ _SETTINGS = (
     _Setting("NVDRIVER_JOB_MEMORY_MIB", "job_memory", 1024 * _MIB, _mebibytes),
     _Setting("NVDRIVER_ANNOUNCE_DRIVER_READY", "announce_driver_ready", False, _flag),
     _Setting("NVDRIVER_DRIVER_ROOT", "driver_root", Path("/run/nvidia/driver"), _path),
+    _Setting("NVDRIVER_SIGN_KEY", "sign_key", None, _key),
+    _Setting("NVDRIVER_SIGN_CERT", "sign_cert", None, _path),
+    _Setting("NVDRIVER_SIGN_PIN_FILE", "sign_pin_file", None, _path),
     _Setting("NVDRIVER_LOG_FORMAT", "log_format", None, _one_of("console", "json")),
 )
 

@@ -21,7 +21,7 @@ from attrs import evolve, field, frozen
 
 from nvdriver_build.elf import ModuleFacts
 from nvdriver_build.errors import HeadersError, HeadersMismatch
-from nvdriver_build.fit import UNFIT, Finding, Fit, check_fit
+from nvdriver_build.fit import UNFIT, Finding, Fit, Signed, check_fit
 from nvdriver_build.fit.providers import KERNEL, owner
 from nvdriver_build.kernel import KernelTarget, Symbol, parse_symvers
 from nvdriver_build.kernel.headers import inside
@@ -74,7 +74,8 @@ class Peers:
         target: KernelTarget,
         *,
         built_config: Optional[str] = None,
-        signatures_enforced: bool = False,
+        signatures_enforced: Optional[bool] = None,
+        signed: Optional[Mapping[str, Signed]] = None,
     ) -> Fit:
         """`check_fit` of nvidia-peermem with what nvidia and MOFED export; the verdict is on it alone.
 
@@ -85,6 +86,7 @@ class Peers:
             with_mofed(target, self.mofed),
             built_config=built_config,
             signatures_enforced=signatures_enforced,
+            signed=signed,
         )
         mine = fit.modules[1]
         findings = (*mine.findings, *_stub_findings(peermem))

@@ -1,13 +1,16 @@
-"""Processes that are killed: at a random moment, or before each of their steps on the file system."""
+"""Processes that are killed: at a random moment, before each of their steps on the file system, or, by
+strace, at each of their system calls that change it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
-from typing import Any, Callable, Iterator
+from pathlib import Path
+from typing import Any, Callable, Iterator, Tuple
 
 STEPS = (
     "open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.utime", "os.symlink", "os.link",
@@ -30,6 +33,53 @@ def killed_at_each_step(prepare: Callable[[], None], act: Callable[[], object]) 
         if status == 0:
             return
         step += 1
+
+
+CALLS = (
+    "write", "pwrite64", "sendfile", "copy_file_range", "fsync", "fdatasync", "rename", "renameat2", "link",
+    "unlink", "unlinkat", "mkdir", "rmdir", "chmod", "fchmod", "utimensat", "ftruncate",
+)  # fmt: skip
+"""System calls that change a file system; at each one in turn a process is killed."""
+
+
+def killed_at_each_call(
+    prepare: Callable[[], None], act: Callable[[], object]
+) -> Iterator[Tuple[str, int, bool]]:
+    """Run `act` in a child; strace kills it, or a program that it started, at its first write, its second...
+
+    Yields the call, its number, and whether the child itself was killed, or lived to tell of the program.
+    """
+    for call in CALLS:
+        number, met = 1, True
+        while met:
+            prepare()
+            met, killed = _killed_at(call, number, act)
+            if met:
+                yield call, number, killed
+            number += 1
+
+
+def _killed_at(call: str, number: int, act: Callable[[], object]) -> Tuple[bool, bool]:
+    """Whether the call was met, and whether the child was killed by it."""
+    reading, writing = os.pipe()
+
+    def stopped() -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)  # until strace is there
+        act()
+
+    child = _fork(stopped, quiet=True)
+    os.waitpid(child, os.WUNTRACED)
+    argv = ["strace", "-f", "-qq", "-o", f"/dev/fd/{writing}", "-e", f"trace={call}"]
+    argv += ["-e", f"inject={call}:signal=KILL:when={number}", "-p", str(child)]
+    with subprocess.Popen(argv, pass_fds=[writing]) as tracer, os.fdopen(reading) as log:
+        os.close(writing)
+        while "TracerPid:\t0" in Path(f"/proc/{child}/status").read_text():
+            assert tracer.poll() is None, "strace cannot trace here"
+            time.sleep(0.001)
+        os.kill(child, signal.SIGCONT)
+        met = "killed by SIGKILL" in log.read()
+        _, status = os.waitpid(child, 0)
+    return met, os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 def killed_after(seconds: float, act: Callable[[], object]) -> None:
@@ -74,8 +124,8 @@ def _in_child(act: Callable[[], object]) -> int:
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def _fork(act: Callable[[], object]) -> int:
-    """A child that runs `act` and nothing of the test framework."""
+def _fork(act: Callable[[], object], *, quiet: bool = False) -> int:
+    """A child that runs `act` and nothing of the test framework; `quiet`: what it raises is expected."""
     child = os.fork()
     if child != 0:
         return child
@@ -83,5 +133,6 @@ def _fork(act: Callable[[], object]) -> int:
         act()
         os._exit(0)
     except BaseException:
-        traceback.print_exc()
+        if not quiet:
+            traceback.print_exc()
         os._exit(3)

@@ -17,7 +17,7 @@ from vm.kit import KitKernel
 
 PACKAGE = Path(__file__).parents[1] / "nvdriver_build"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nvdriver-build" / "tests"
-MAKERS = ("build/*.py", "obtain/*.py", "sets.py", "source.py")
+MAKERS = ("build/*.py", "obtain/making.py", "sets/*.py", "source.py")
 """What decides how a set is built: a change of any of it builds anew."""
 
 

@@ -194,6 +194,14 @@ def kept_files(folder: Path) -> Sequence[Path]:
     return [path for _, path in sorted(found)]
 
 
+def forget(folder: Path, before: float) -> None:
+    """Drop what no build has used since then, in seconds since 1970."""
+    for file in kept_files(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if file.stat().st_mtime < before:
+                file.unlink()
+
+
 def _read(file: Path) -> tuple[dict[str, Any], bytes]:
     """The document and the objects; ValueError where a byte of either is not as it was written."""
     if not file.is_file() or file.stat().st_size > _LARGEST:

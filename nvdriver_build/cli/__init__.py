@@ -24,6 +24,8 @@ from nvdriver_build.errors import NvdriverError, Stopped, UsageError
 _COMMANDS = {
     "run": ("driver", "The entrypoint: the whole life of the driver on this node, until a signal."),
     "build": ("building", "Build, check and write a set of modules."),
+    "sign": ("signing", "Sign the modules of a set, or attach signatures that were made elsewhere."),
+    "prebuild": ("prebuilding", "Build for kernels that do not run here, and publish it."),
     "verify": ("modules", "Do these modules fit that kernel?"),
     "inspect": ("modules", "What the ELF of modules says."),
     "doctor": ("support", "What this machine has and what would happen. Changes nothing."),

@@ -11,14 +11,16 @@ import click
 
 from nvdriver_build.cli import emit, say
 from nvdriver_build.cli.logs import log_options
+from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import host_modules, read_config
 from nvdriver_build.elf import ModuleFacts, read_module
 from nvdriver_build.errors import UsageError
 from nvdriver_build.fit import UNFIT, Fit, check_fit
-from nvdriver_build.kernel import KernelTarget, find_headers, read_security, target_from_headers
+from nvdriver_build.kernel import KernelTarget, find_headers, target_from_headers
 from nvdriver_build.loader.host import Host
-from nvdriver_build.node.look import look
-from nvdriver_build.sets import MANIFEST, facts_document, open_set
+from nvdriver_build.node.look import kernel_trust, look
+from nvdriver_build.sets import MANIFEST, ModuleSet, facts_document, open_set
+from nvdriver_build.signing import NOT_KNOWN
 
 _PATH = click.Path(path_type=Path)
 
@@ -75,8 +77,15 @@ def verify(
         _running_target() if headers is None else target_from_headers(find_headers(headers, kernel_release))
     )
     modules = [read_module(path, digest=False) for path in _module_files(paths)]
-    enforced = running and read_security(Path("/sys")).enforces
-    fit = check_fit(modules, target, built_config=_built_config(paths), signatures_enforced=enforced)
+    described = _described(paths)
+    trust = kernel_trust(Host(), SystemCommands(read_config().path)) if running else NOT_KNOWN
+    fit = check_fit(
+        modules,
+        target,
+        built_config=described.manifest.config_digest if described else None,
+        signatures_enforced=trust.enforced,
+        signed=trust.signed(described) if described else None,
+    )
     if as_json:
         emit(fit_document(fit, target))
     else:
@@ -102,10 +111,10 @@ def _module_files(paths: tuple[Path, ...]) -> list[Path]:
     return files
 
 
-def _built_config(paths: tuple[Path, ...]) -> Optional[str]:
-    """A set's manifest says with which configuration it was built; files alone do not."""
+def _described(paths: tuple[Path, ...]) -> Optional[ModuleSet]:
+    """A set's manifest says with which configuration it was built, and who signed it; files alone do not."""
     if len(paths) == 1 and (paths[0] / MANIFEST).is_file():
-        return open_set(paths[0], check=False).manifest.config_digest
+        return open_set(paths[0], check=False)
     return None
 
 

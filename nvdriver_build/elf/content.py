@@ -16,7 +16,7 @@ _MAX_WINDOW = 64 * 1024**2
 _FEED = 1024
 """Bytes given to a decoder at once. Zstandard can make 128 KiB of four bytes, so 32 MiB of these."""
 _SPOOL = 4 * 1024**2
-_CHUNK = 1024**2
+CHUNK = 1024**2
 
 
 class Damaged(Exception):
@@ -46,7 +46,7 @@ def _decoder(magic: bytes) -> Tuple[Optional[Any], Type[Exception]]:
     if magic == b"\xfd7zXZ\x00":
         import lzma
 
-        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_WINDOW + _CHUNK * 2), lzma.LZMAError
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_WINDOW + CHUNK * 2), lzma.LZMAError
     if magic.startswith(b"\x1f\x8b"):
         import zlib
 
@@ -88,7 +88,7 @@ def sha256(stream: IO[bytes]) -> str:
     """The digest of the whole stream, in hex."""
     digest = hashlib.sha256()
     stream.seek(0)
-    for chunk in iter(lambda: stream.read(_CHUNK), b""):
+    for chunk in iter(lambda: stream.read(CHUNK), b""):
         digest.update(chunk)
     return digest.hexdigest()
 

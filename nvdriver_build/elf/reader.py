@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
@@ -28,9 +29,16 @@ def read_module(path: Union[str, Path], *, digest: bool = True) -> ModuleFacts:
     Without `digest` the file's bulk is not read at all. Raises ModuleFormatError, naming the file and the
     reason, for anything that is not a whole, sound module, a missing or unreadable file included.
     """
+    with opened(path) as stream:
+        return _facts(str(path), stream, digest)
+
+
+@contextlib.contextmanager
+def opened(path: Union[str, Path]) -> Iterator[IO[bytes]]:
+    """The uncompressed bytes of a module; what is wrong with them is a ModuleFormatError."""
     try:
         with open_content(Path(path)) as stream:
-            return _facts(str(path), stream, digest)
+            yield stream
     except Damaged as error:
         message, hint = f"{path}: not a sound kernel module: {error}", "build or fetch it again"
         raise ModuleFormatError(message, hint=hint) from error

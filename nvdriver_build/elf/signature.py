@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from typing import IO, Any, Optional, Tuple
 
+from attrs import frozen
+
 from nvdriver_build.elf.content import Damaged, read_at, text
 from nvdriver_build.elf.facts import Signature
 
@@ -21,22 +23,55 @@ _OLD_HASHES = ("md4", "md5", "sha1", "rmd160", "sha256", "sha384", "sha512", "sh
 """enum hash_algo of include/crypto/hash_info.h, as the old form counts them."""
 
 
+@frozen
+class _Located:
+    """What lies behind a module: where it starts, of which kind it is, its parts."""
+
+    start: int
+    kind: int
+    hash: int
+    signer: bytes
+    key: bytes
+    data: bytes
+
+
 def read_signature(stream: IO[bytes], size: int) -> Tuple[int, Optional[Signature]]:
     """Where the module proper ends, and its signature if there is one; raises Damaged."""
+    found = _locate(stream, size)
+    if found is None:
+        return size, None
+    if found.kind != _PKCS7:
+        return found.start, _old(found.signer, found.key, found.hash)
+    return found.start, _pkcs7(found.data)
+
+
+def read_appended(stream: IO[bytes], size: int) -> Tuple[int, Optional[bytes]]:
+    """Where the module proper ends, and the DER of its PKCS#7 signature if there is one; raises Damaged."""
+    found = _locate(stream, size)
+    if found is None:
+        return size, None
+    return found.start, found.data if found.kind == _PKCS7 else None
+
+
+def as_appended(signature: bytes) -> bytes:
+    """The DER of a PKCS#7 signature as it stands behind a module."""
+    return signature + _INFO.pack(0, 0, _PKCS7, 0, 0, len(signature)) + _MAGIC
+
+
+def _locate(stream: IO[bytes], size: int) -> Optional[_Located]:
     tail = _INFO.size + len(_MAGIC)
     if size < tail or read_at(stream, size - len(_MAGIC), len(_MAGIC)) != _MAGIC:
-        return size, None
+        return None
     description = read_at(stream, size - tail, _INFO.size)
     algorithm, digest, kind, signer_size, key_size, length = _INFO.unpack(description)
     start = size - tail - length - signer_size - key_size
     if start <= 0 or length > _MAX_SIZE:
         raise Damaged(f"its signature claims {length} of its {size} bytes")
-    data = read_at(stream, start, signer_size + key_size + length)
-    if kind != _PKCS7:
-        return start, _old(data[:signer_size], data[signer_size : signer_size + key_size], digest)
-    if algorithm or digest or signer_size or key_size:
+    if kind == _PKCS7 and (algorithm or digest or signer_size or key_size):
         raise Damaged("its signature is described wrongly")
-    return start, _pkcs7(data)
+    data = read_at(stream, start, signer_size + key_size + length)
+    key = data[signer_size : signer_size + key_size]
+    return _Located(start, kind, digest, data[:signer_size], key, data[signer_size + key_size :])
 
 
 def _old(signer: bytes, key: bytes, digest: int) -> Signature:

@@ -2,22 +2,24 @@
 
     providers   who exports what a module needs, and who is proprietary
     rules       the kernel's reasons against a module
+    signatures  those against its signature
 
 The rules are those of the kernel's loader, and stricter where docs/contracts.md says so.
 """
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Mapping, Optional, Sequence
 
 from attrs import frozen
 
 from nvdriver_build.elf import ModuleFacts
 from nvdriver_build.fit.providers import find_providers, find_tainted
 from nvdriver_build.fit.rules import Finding, Surroundings, find
+from nvdriver_build.fit.signatures import Signed
 from nvdriver_build.kernel import KernelTarget
 
-__all__ = ["COMPATIBLE", "EXACT", "UNFIT", "Finding", "Fit", "ModuleFit", "check_fit"]
+__all__ = ["COMPATIBLE", "EXACT", "UNFIT", "Finding", "Fit", "ModuleFit", "Signed", "check_fit"]
 
 EXACT, COMPATIBLE, UNFIT = "exact", "compatible", "unfit"
 
@@ -50,19 +52,25 @@ def check_fit(
     target: KernelTarget,
     *,
     built_config: Optional[str] = None,
-    signatures_enforced: bool = False,
+    signatures_enforced: Optional[bool] = None,
+    signed: Optional[Mapping[str, Signed]] = None,
 ) -> Fit:
     """Whether `modules`, taken together, fit `target`.
 
     `built_config` is the digest of the configuration that the set was built with (KernelTarget.config_digest
-    of its own kernel), needed for `compatible`. With `signatures_enforced` an unsigned module does not fit.
+    of its own kernel), needed for `compatible`. With `signatures_enforced` an unsigned module does not fit,
+    nor one whose certificate the kernel does not trust; None: as its configuration says. `signed` is what is
+    known of signatures, by module.
     """
     providers = [find_providers(module, target, modules) for module in modules]
     tainted = find_tainted(modules, providers)
-    enforced = signatures_enforced or target.config.get("MODULE_SIG_FORCE") == "y"
+    forced = target.config.get("MODULE_SIG_FORCE") == "y"
+    enforced = forced if signatures_enforced is None else signatures_enforced
     verdicts = []
     for number, (module, mine) in enumerate(zip(modules, providers)):
-        around = Surroundings(target, modules, modules[:number], mine, tainted, built_config, enforced)
+        around = Surroundings(
+            target, modules, modules[:number], mine, tainted, built_config, enforced, signed or {}
+        )
         findings = tuple(find(module, around))
         verdicts.append(ModuleFit(module.name, _grade(module, target, findings), findings))
     grades = {verdict.fit for verdict in verdicts}

@@ -7,7 +7,7 @@ kernel/bpf/btf.c (btf_module_notify).
 
 from __future__ import annotations
 
-from typing import Collection, Iterable, Optional, Sequence
+from typing import Collection, Iterable, Mapping, Optional, Sequence
 
 from attrs import frozen
 
@@ -21,6 +21,7 @@ from nvdriver_build.fit.providers import (
     used_symbols,
     wanted_symbols,
 )
+from nvdriver_build.fit.signatures import UNKNOWN, Signed, against
 from nvdriver_build.kernel import KernelTarget
 
 _FOR_MODULES = "module:"
@@ -49,6 +50,7 @@ class Surroundings:
     tainted: Collection[str]
     built_config: Optional[str]
     enforced: bool
+    signed: Mapping[str, Signed]
 
 
 def find(module: ModuleFacts, around: Surroundings) -> Iterable[Finding]:
@@ -217,5 +219,7 @@ def _reached(module: ModuleFacts, modules: Sequence[ModuleFacts]) -> set[str]:
 
 
 def _signature(module: ModuleFacts, around: Surroundings) -> Iterable[Finding]:
-    if around.enforced and module.signature is None:
-        yield Finding("signature", "is not signed, and the kernel takes signed modules only")
+    signed = around.signed.get(module.name, UNKNOWN)
+    why = against(module, signed, around.target.config, around.enforced)
+    if why is not None:
+        yield Finding("signature", why)

@@ -11,7 +11,7 @@ from attrs import frozen
 from nvdriver_build.build import measure
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
-from nvdriver_build.errors import BuildError, LoadError, NvdriverError
+from nvdriver_build.errors import BuildError, LoadError, NvdriverError, SigningError, StoreError
 from nvdriver_build.kernel import (
     RunningKernel,
     find_compiler,
@@ -23,13 +23,18 @@ from nvdriver_build.loader.devices import claimants, nvidia_devices
 from nvdriver_build.loader.host import Host, driver_modules
 from nvdriver_build.loader.parameters import read_parameters
 from nvdriver_build.node.getting import require_version
-from nvdriver_build.node.look import Kernel, look, source_place
+from nvdriver_build.node.look import Kernel, kernel_trust, look, source_place
+from nvdriver_build.node.stores import outside
+from nvdriver_build.obtain import UNENFORCED
+from nvdriver_build.signing import ENROLL, TRUST_HINT, read_identity, who
 from nvdriver_build.source import check_archive, open_source
 from nvdriver_build.store import Store
 from nvdriver_build.toolkit import Shared
 
 SPACE = 2 * 1024**3
 """Bytes that a build of the real source needs for a while: an unpacked source and its objects."""
+_NO_KEY = "0" * 64
+"""The key of no set: whether a registry answers at all."""
 _BUILD_TOOLS = ("make", "strip")
 _LOAD_TOOLS = ("depmod", "modprobe", "rmmod")
 
@@ -55,7 +60,8 @@ def examine(
     else:
         checks.append(_attempt("headers", lambda: _headers(look(config, host, machine))))
         checks.append(_attempt("source", lambda: _source(config, commands)))
-    checks += [_attempt("store", lambda: _store(config)), _security(host)]
+    checks += [_attempt("store", lambda: _store(config)), _registry(config, commands)]
+    checks += [_attempt("security", lambda: _security(config, host, commands))]
     if headers is None and checks[2].ok:
         checks += _compilers(look(config, host, machine), commands, config)
     return (
@@ -170,17 +176,27 @@ def _gpu(host: Host) -> Check:
     return Check("gpu", False, detail, hint, 15)
 
 
-def _security(host: Host) -> Check:
-    security = read_security(host.sys)
+def _security(config: Config, host: Host, commands: Commands) -> Check:
+    security, trust = read_security(host.sys), kernel_trust(host, commands)
+    certificate = read_identity(config.sign_key, config.sign_cert, config.sign_pin_file).certificate
+    holds = trust.holds(certificate) if certificate else None
     words = [
         f"Secure Boot {_word(security.secure_boot)}",
         f"signatures enforced: {_word(security.sig_enforce)}",
         f"lockdown {security.lockdown or 'unknown'}",
     ]
-    if security.enforces:
-        hint = "the modules that are built here are not signed yet: switch it off, or use another node"
-        return Check("security", False, ", ".join(words), hint, 14)
-    return Check("security", None, ", ".join(words))
+    if certificate is not None:
+        words.append(f"{_TRUSTED[holds]} {who(certificate)}")
+        words += [] if config.sign_key else ["no key here: sets that it signed are taken from the store"]
+    ok, hint, code = None, None, None
+    if trust.enforced and certificate is None:
+        ok, hint, code = False, UNENFORCED, SigningError.exit_code
+    elif trust.enforced and holds is not None:
+        ok, hint, code = holds, None if holds else ENROLL, None if holds else SigningError.exit_code
+    return Check("security", ok, ", ".join(words), hint, code)
+
+
+_TRUSTED = {True: "trusts", False: "does not trust", None: "it is not known whether the kernel trusts"}
 
 
 def _word(value: Optional[bool]) -> str:
@@ -216,6 +232,23 @@ def _store(config: Config) -> Check:
     if damaged:
         return Check("store", None, detail, "they are dropped when they are needed; 'store verify' says why")
     return Check("store", True, detail)
+
+
+def _registry(config: Config, commands: Commands) -> Check:
+    """Whether others can serve this node; where not, `run` goes on without them."""
+    try:
+        place = outside(config, commands)
+        if place is None:
+            return Check("registry", None, "none: what is built here stays here")
+        if not place.trust.certificates:
+            return Check("registry", None, f"{place.remote} is not asked: nobody is trusted", TRUST_HINT)
+        place.remote.offer(_NO_KEY)
+        trusted = ", ".join(each.subject for each in place.trust.certificates)
+        return Check("registry", True, f"{place.remote}, for sets signed by {trusted}")
+    except StoreError as error:
+        return Check("registry", None, error.message, error.hint)
+    except NvdriverError as error:
+        return Check("registry", False, error.message, error.hint, error.exit_code)
 
 
 def _existing(path: Path) -> Path:

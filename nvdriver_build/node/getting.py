@@ -19,11 +19,13 @@ from nvdriver_build.kernel import prove, target_from_headers
 from nvdriver_build.loader.devices import mellanox_present
 from nvdriver_build.loader.host import DRIVER
 from nvdriver_build.mofed import Peers
-from nvdriver_build.node.look import Describe, Kernel, module_kind, source_place
+from nvdriver_build.node.look import Describe, Kernel, kernel_trust, module_kind, source_place
 from nvdriver_build.node.peermem import MofedPlace, Patience, wait_for_mofed
 from nvdriver_build.node.status import Reporter
+from nvdriver_build.node.stores import outside, own_store
 from nvdriver_build.obtain import Elsewhere, Obtained, Wish, modules_to_build, obtain, opened_source, unfit
 from nvdriver_build.sets import ModuleSet, Recipe
+from nvdriver_build.signing import ENROLL, Identity, KernelTrust, read_identity, who
 from nvdriver_build.source import Source
 from nvdriver_build.store import Store
 from nvdriver_build.toolkit import Order, Sidecar
@@ -84,7 +86,7 @@ class Ways:
 
         SourceError for a source of another version, LoadError where MOFED is wanted and does not come.
         """
-        store = Store(self.config.store)
+        store, others = own_store(self.config, self.commands), outside(self.config, self.commands)
         elsewhere = self._elsewhere(kernel, store, report)
         place, kind = source_place(self.config), module_kind(self.config, self.commands)
         with opened_source(place, kind, store, self.commands, self.config.run_sha256) as source:
@@ -93,7 +95,9 @@ class Ways:
             report.tell(
                 driver_version=source.version, kernel_release=kernel.running.release, proof=wish.proof
             )
-            obtained = obtain(wish, store, self.commands, progress=progress, elsewhere=elsewhere)
+            obtained = obtain(
+                wish, store, self.commands, progress=progress, elsewhere=elsewhere, outside=others
+            )
             report.tell(
                 key=obtained.set.key,
                 origin=obtained.origin,
@@ -109,11 +113,20 @@ class Ways:
             nvidia = next(facts for facts in obtained.set.read() if facts.name == DRIVER)
             peers = Peers(mofed, nvidia)
             beside = obtain(
-                wish.peermem(peers.symvers, mofed.sha256), store, self.commands, elsewhere=elsewhere
+                wish.peermem(peers.symvers, mofed.sha256),
+                store,
+                self.commands,
+                elsewhere=elsewhere,
+                outside=others,
             )
             _told(beside)
             (peermem,) = beside.set.read()
-            fit = peers.check(peermem, wish.target, signatures_enforced=wish.signatures_enforced)
+            fit = peers.check(
+                peermem,
+                wish.target,
+                signatures_enforced=wish.trust.enforced,
+                signed={**wish.trust.signed(obtained.set), **wish.trust.signed(beside.set)},
+            )
             if fit.fit == UNFIT:
                 raise unfit(fit, wish.target)
             return Driver(obtained.set, beside.set, mofed.modules)
@@ -126,7 +139,21 @@ class Ways:
             _log.info("no Mellanox device: nvidia-peermem is not wanted here")
         return present
 
+    def _trust(self, identity: Identity) -> KernelTrust:
+        """What the kernel makes of signatures; told, where it asks for none, if it does not trust ours."""
+        trust = kernel_trust(self.mofed.host, self.commands)
+        if identity.certificate and not trust.enforced and trust.holds(identity.certificate) is False:
+            _log.warning(
+                "this kernel does not trust the certificate that modules are signed by: it asks for no "
+                "signatures, takes them and is tainted",
+                certificate=who(identity.certificate),
+                hint=ENROLL,
+            )
+        return trust
+
     def _wish(self, source: Source, kernel: Kernel) -> Wish:
+        config = self.config
+        identity = read_identity(config.sign_key, config.sign_cert, config.sign_pin_file)
         return Wish(
             source=source,
             target=kernel.target,
@@ -136,7 +163,9 @@ class Ways:
             jobs=self.config.jobs,
             job_memory=self.config.job_memory,
             allow_compiler_mismatch=self.config.compiler_mismatch,
-            signatures_enforced=kernel.security.enforces,
+            trust=self._trust(identity),
+            certificate=identity.certificate,
+            signer=identity.signer,
             reuse=self.config.reuse,
         )
 

@@ -23,7 +23,7 @@ from nvdriver_build.loader.parameters import Parameters, for_modules, read_param
 from nvdriver_build.loader.root import ModuleRoot, prepare_root
 from nvdriver_build.loader.unload import require_unused, unload
 from nvdriver_build.node.getting import Driver, Ways
-from nvdriver_build.node.look import Kernel, look
+from nvdriver_build.node.look import Kernel, kernel_trust, look
 from nvdriver_build.node.peermem import MODULE as PEERMEM
 from nvdriver_build.node.status import Reporter
 from nvdriver_build.node.userland import Userland, undo_quietly
@@ -257,7 +257,7 @@ class Node:
             kernel = look(self.config, self.host, self.machine)
         with self._stage(report, "verify"):
             found = open_set(folder)
-            fit = require_fit(found, kernel.target, kernel.security.enforces)
+            fit = require_fit(found, kernel.target, kernel_trust(self.host, self.commands))
             recipe = found.manifest.recipe
             built = {"driver_version": recipe.driver_version, "built_for": recipe.kernel_release}
             report.tell(key=found.key, fit=fit.fit, **built)

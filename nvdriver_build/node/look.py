@@ -22,9 +22,11 @@ from nvdriver_build.kernel import (
     target_from_headers,
     target_from_modules,
 )
+from nvdriver_build.kernel.keyrings import read_keyrings
 from nvdriver_build.kernel.target import has_symvers
 from nvdriver_build.kernel.toolkit import RELEASE_FILE
 from nvdriver_build.loader.host import Host
+from nvdriver_build.signing import KernelTrust
 from nvdriver_build.source import AUTO, OPEN, PROPRIETARY
 
 Describe = Callable[[str], Headers]
@@ -70,6 +72,11 @@ def look(
         target = target_from_headers(described)
         proof = prove(described, target, running, tree)
     return Kernel(running, read_security(host.sys), tree, headers, target, proof)
+
+
+def kernel_trust(host: Host, commands: Commands) -> KernelTrust:
+    """What the kernel that runs makes of signatures."""
+    return KernelTrust(read_security(host.sys).enforces, read_keyrings(host.proc, commands))
 
 
 def module_tree(config: Config, host: Host, release: str) -> Path:

@@ -1,129 +1,28 @@
-"""Where modules come from, in order: the store, its sets of other kernels, a build here or beside us.
+"""Where modules come from, in order: the store, its sets of other kernels, a registry, a build.
 
 What is loaded already stays: `node`. Every way ends in the same `check_fit` against the kernel, and none
 falls back to package repositories.
 """
 
-from __future__ import annotations
-
-from typing import Optional
-
-import structlog
-
-from nvdriver_build.build import Progress
-from nvdriver_build.commands import Commands
-from nvdriver_build.errors import FitError, SigningError
-from nvdriver_build.kernel import Headers, KernelTarget
-from nvdriver_build.obtain.beside import fetch, ordered
 from nvdriver_build.obtain.fitting import UNENFORCED, require_fit, unfit
-from nvdriver_build.obtain.making import build
+from nvdriver_build.obtain.outside import Outside, vouching
+from nvdriver_build.obtain.prebuilding import Prebuilt, prebuild
+from nvdriver_build.obtain.ways import build_ordered, obtain
 from nvdriver_build.obtain.wish import Elsewhere, Obtained, Wish, modules_to_build, opened_source
-from nvdriver_build.sets import Recipe
-from nvdriver_build.store import Store
-from nvdriver_build.toolkit import Order, Shared
 
 __all__ = [
+    "UNENFORCED",
     "Elsewhere",
     "Obtained",
+    "Outside",
+    "Prebuilt",
     "Wish",
     "build_ordered",
     "modules_to_build",
     "obtain",
     "opened_source",
+    "prebuild",
     "require_fit",
     "unfit",
+    "vouching",
 ]
-
-_WAIT_FOR_OTHER = 3600.0
-_log = structlog.get_logger()
-
-
-def obtain(
-    wish: Wish,
-    store: Store,
-    commands: Commands,
-    *,
-    progress: Optional[Progress] = None,
-    elsewhere: Optional[Elsewhere] = None,
-) -> Obtained:
-    """Get a set that fits the target; raise what the last way that could serve raises.
-
-    `elsewhere` builds where there are no headers here. FitError, with every finding, where a set does not
-    fit; HeadersError where something would have to be built and nothing to build with is there.
-    """
-    return _obtain(wish, wish.recipe(), store, commands, progress, elsewhere)
-
-
-def _obtain(
-    wish: Wish,
-    recipe: Recipe,
-    store: Store,
-    commands: Commands,
-    progress: Optional[Progress],
-    elsewhere: Optional[Elsewhere] = None,
-) -> Obtained:
-    found = _find(wish, recipe, store)
-    if found is not None:
-        return found
-    found = _reuse(wish, recipe, store)
-    if found is not None:
-        return found
-    _log.info("not in the store", key=recipe.key[:12], why=store.explain_miss(recipe))
-    with store.building(recipe.key, _WAIT_FOR_OTHER, commands.check):
-        found = _find(wish, recipe, store)
-        if found is not None:
-            return found
-        _require_unenforced(wish)
-        if wish.headers is None and elsewhere is not None:
-            return fetch(wish, recipe, store, elsewhere, progress)
-        return build(wish, recipe, store, commands, progress)
-
-
-def _require_unenforced(wish: Wish) -> None:
-    if wish.signatures_enforced:
-        raise SigningError(
-            f"kernel {wish.target.release} takes signed modules only, and what is built here is not signed",
-            hint=UNENFORCED,
-        )
-
-
-def _find(wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
-    found = store.find(recipe)
-    if found is None:
-        return None
-    return Obtained(found, require_fit(found, wish.target, wish.signatures_enforced), "store")
-
-
-def _reuse(wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
-    """A set that was built for another kernel, and is proven to fit this one."""
-    if not wish.reuse or not wish.target.modversions:
-        return None
-    for found in store.fitting(recipe, wish.target):
-        built_for = found.manifest.recipe.kernel_release
-        try:
-            fit = require_fit(found, wish.target, wish.signatures_enforced)
-        except (FitError, SigningError) as error:
-            _log.info("a set of another kernel does not fit", key=found.key[:12], why=error.message)
-            continue
-        _log.warning(
-            "a set that was built for another kernel is used: all CRCs and the configuration are equal",
-            key=found.key[:12],
-            built_for=built_for,
-            kernel=recipe.kernel_release,
-            crcs=fit.crcs_proven,
-        )
-        return Obtained(found, fit, "store")
-    return None
-
-
-def build_ordered(
-    order: Order,
-    shared: Shared,
-    headers: Headers,
-    target: KernelTarget,
-    commands: Commands,
-    progress: Progress,
-) -> str:
-    """Build what was ordered from beside, into the shared store; the set's key. Raises as `obtain` does."""
-    wish = ordered(order, shared, headers, target, commands)
-    return _obtain(wish, order.recipe, Store(shared.store), commands, progress).set.key

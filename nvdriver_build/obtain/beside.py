@@ -48,7 +48,7 @@ def fetch(
                 f"{explain_miss(recipe, [made.manifest.recipe])}",
                 hint=SAME_VERSION,
             )
-        fit = require_fit(made, wish.target, wish.signatures_enforced)
+        fit = require_fit(made, wish.target, wish.trust)
         return Obtained(store.add(place, recipe.key), fit, "built")
 
 

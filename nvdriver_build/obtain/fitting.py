@@ -6,20 +6,26 @@ from nvdriver_build.errors import FitError, NvdriverError, SigningError
 from nvdriver_build.fit import UNFIT, Fit, check_fit
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.sets import ModuleSet
+from nvdriver_build.signing import KernelTrust
 
 UNENFORCED = (
-    "sign them with a key that the kernel trusts, or switch the enforcement off "
-    "(module.sig_enforce, Secure Boot, lockdown)"
+    "sign them, after their last change, with a key that the kernel trusts: NVDRIVER_SIGN_KEY and "
+    "NVDRIVER_SIGN_CERT, a certificate enrolled by `mokutil --import` or in the firmware's db; or "
+    "switch the enforcement off (module.sig_enforce, Secure Boot, lockdown)"
 )
 
 
-def require_fit(module_set: ModuleSet, target: KernelTarget, signatures_enforced: bool) -> Fit:
-    """`check_fit` of what is on disk now; FitError that names the findings where it does not fit."""
+def require_fit(module_set: ModuleSet, target: KernelTarget, trust: KernelTrust) -> Fit:
+    """`check_fit` of what is on disk now; FitError that names the findings where it does not fit.
+
+    SigningError where only the signatures are not as the kernel that `trust` is of takes them.
+    """
     fit = check_fit(
         module_set.read(),
         target,
         built_config=module_set.manifest.config_digest,
-        signatures_enforced=signatures_enforced,
+        signatures_enforced=trust.enforced,
+        signed=trust.signed(module_set),
     )
     if fit.fit == UNFIT:
         raise unfit(fit, target)

@@ -58,7 +58,7 @@ def build(
             vermagic=wish.target.vermagic,
             config_digest=wish.target.config_digest,
         )
-        fit = require_fit(made, wish.target, wish.signatures_enforced)
+        fit = require_fit(made, wish.target, wish.trust)
         return Obtained(store.add(place, recipe.key), fit, "built", jobs)
 
 

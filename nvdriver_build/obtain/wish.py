@@ -15,6 +15,7 @@ from nvdriver_build.fit import Fit
 from nvdriver_build.kernel import Headers, KernelTarget, parse_symvers
 from nvdriver_build.mofed import PEERMEM, with_exports
 from nvdriver_build.sets import ModuleSet, Recipe
+from nvdriver_build.signing import NOT_KNOWN, Certificate, KernelTrust, Signer
 from nvdriver_build.source import MODULES, Source, open_source
 from nvdriver_build.store import Store
 
@@ -23,7 +24,8 @@ from nvdriver_build.store import Store
 class Wish:
     """Which modules are wanted, and what may be used to get them. `headers` is None where none are there.
 
-    With `reuse` a set of another kernel will do that is proven to fit.
+    With `reuse` a set of another kernel will do that is proven to fit. Where there is a `certificate`,
+    modules are wanted that it signed; `signer` can do that. `trust` is of the kernel that will load them.
     `symvers` is what other modules than the kernel's export, as text of Module.symvers, `target` has it, too.
     """
 
@@ -36,10 +38,12 @@ class Wish:
     job_memory: int = JOB_MEMORY
     debug_info: bool = False
     allow_compiler_mismatch: bool = False
-    signatures_enforced: bool = False
+    trust: KernelTrust = NOT_KNOWN
     reuse: bool = False
     symvers: Optional[str] = None
     mofed_sha256: Optional[str] = None
+    certificate: Optional[Certificate] = None
+    signer: Optional[Signer] = None
 
     def recipe(self) -> Recipe:
         """The recipe whose key the set will have."""
@@ -54,7 +58,18 @@ class Wish:
             config_sha256=self.target.config_sha256,
             debug_info=self.debug_info,
             mofed_symvers_sha256=self.mofed_sha256,
+            certificate=self.certificate.fingerprint if self.certificate else None,
         )
+
+    @property
+    def enforced(self) -> bool:
+        """Whether the kernel takes signed modules only: by its own word, else by its configuration."""
+        told = self.trust.enforced
+        return self.target.config.get("MODULE_SIG_FORCE") == "y" if told is None else told
+
+    def unsigned(self) -> Wish:
+        """The wish for what is signed then: whether a kernel would take it as it is does not matter."""
+        return evolve(self, certificate=None, signer=None, trust=KernelTrust(enforced=False))
 
     def peermem(self, symvers: str, mofed_sha256: Optional[str]) -> Wish:
         """The wish for nvidia-peermem, a set of its own, between MOFED and nvidia, which export `symvers`.

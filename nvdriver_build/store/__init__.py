@@ -9,6 +9,9 @@
 
 A crash leaves at most a private folder under `work`, which the next user of the store removes. A published
 set is never changed; one whose bytes differ from its manifest is dropped as soon as it is seen.
+
+Who can write here decides what the kernel runs: the store is its node's own. Sets of others come in through
+`obtain` alone, say so in a file `foreign`, and are asked for their signature each time.
 """
 
 from __future__ import annotations
@@ -23,16 +26,19 @@ from typing import Callable, Collection, Iterator, Optional, Sequence
 import structlog
 from attrs import frozen
 
-from nvdriver_build.build.kept import kept_files
-from nvdriver_build.errors import ModuleFormatError, StoreError, UsageError
+from nvdriver_build.build.kept import forget
+from nvdriver_build.errors import ModuleFormatError, NvdriverError, SigningError, StoreError, UsageError
 from nvdriver_build.files import FULL, LockedError, lock, private_folder, publish_folder, sweep
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.sets import MANIFEST, ModuleSet, Recipe, explain_miss
+from nvdriver_build.signing import TRUST_HINT
 from nvdriver_build.store.entries import Entry, last_used, open_entry, read_entry
 from nvdriver_build.store.index import Index
 from nvdriver_build.store.pruning import Rules, unwanted
+from nvdriver_build.store.remote import Offer, Remote
+from nvdriver_build.store.shared import SharedStore
 
-__all__ = ["Entry", "Rules", "Store"]
+__all__ = ["Entry", "Offer", "Remote", "Rules", "SharedStore", "Store"]
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _EXPLAINED = 16
@@ -40,15 +46,24 @@ _EXPLAINED = 16
 _log = structlog.get_logger()
 
 
+def refuse_foreign(found: ModuleSet) -> None:
+    """SigningError: nobody is trusted but this node itself."""
+    raise SigningError(
+        f"it came from {found.foreign}, and no certificate is configured that could have signed it",
+        hint=TRUST_HINT,
+    )
+
+
 @frozen
 class Store:
     """The store below `root`; the folder is made, for its owner only, when something is first put in."""
 
     root: Path
+    vouch: Callable[[ModuleSet], None] = refuse_foreign
 
     def find(self, recipe: Recipe) -> Optional[ModuleSet]:
         """The set of exactly this recipe, every byte checked; a damaged one is dropped, told, and None."""
-        return self._take(recipe.key)
+        return self.take(recipe.key)
 
     def fitting(self, recipe: Recipe, target: KernelTarget) -> Iterator[ModuleSet]:
         """Sets like that of `recipe` but of other kernels whose symbols `target` has, the last used first.
@@ -58,13 +73,13 @@ class Store:
         with self._translated():
             keys = [key for key in self._index.candidates(recipe, target) if _KEY.fullmatch(key)]
         for key in sorted(keys, key=lambda key: -last_used(self._folder(key))):
-            found = self._take(key)
+            found = self.take(key)
             if found is not None:
                 yield found
             else:
                 self._index.drop(key)
 
-    def _take(self, key: str) -> Optional[ModuleSet]:
+    def take(self, key: str) -> Optional[ModuleSet]:
         """The set of a key, every byte checked; a damaged one is dropped, told, and None."""
         folder = self._folder(key)
         with self._translated():
@@ -72,17 +87,26 @@ class Store:
                 folder.lstat()
             except FileNotFoundError:
                 return None
+            self._require_own()
         with contextlib.suppress(OSError):  # a read-only store serves as well
             os.utime(folder)  # first of all: what is used now is not pruned
         try:
             found = open_entry(folder)
+            if found.foreign is not None:
+                self.vouch(found)
         except StoreError as error:
-            _log.warning("a damaged set is dropped from the store", key=key[:12], reason=error.message)
-            self.drop(key)
+            self._told(key, "a damaged set is dropped from the store", error)
+            return None
+        except SigningError as error:
+            self._told(key, "a set that nobody vouches for is dropped from the store", error)
             return None
         self._note(found)
         sweep(self.root / "work")  # a hit needs no workspace, which would sweep
         return found
+
+    def _told(self, key: str, event: str, error: NvdriverError) -> None:
+        _log.warning(event, key=key[:12], reason=error.message, hint=error.hint)
+        self.drop(key)
 
     def _note(self, found: ModuleSet) -> None:
         """Let other kernels find it, too; where that is not to be had, this one is served all the same."""
@@ -162,10 +186,9 @@ class Store:
 
     def prune(self, keep: Collection[str], rules: Rules) -> tuple[str, ...]:
         """Drop the sets that `rules` tell to go, never a key of `keep`, nor one that is used meanwhile."""
+        sweep(self.root / "work")
         with self._translated():
-            for file in kept_files(self.root / "kept"):
-                if file.stat().st_mtime < time.time() - rules.unused:
-                    file.unlink(missing_ok=True)
+            forget(self.root / "kept", time.time() - rules.unused)
         gone = unwanted(self.entries(), keep, rules, time.time())
         return tuple(entry.key for entry in gone if self._drop(entry.key, entry.used))
 
@@ -174,7 +197,7 @@ class Store:
         self._drop(key, None)
 
     def _drop(self, key: str, used: Optional[float]) -> bool:
-        """Drop a set, unless somebody has used it after `used`: whoever takes it says so first (`_take`)."""
+        """Drop a set, unless somebody has used it after `used`: whoever takes it says so first (`take`)."""
         place = self._folder(key)
         with self._translated(), self.workspace() as private:
             if used is not None and last_used(place) > used:
@@ -208,6 +231,20 @@ class Store:
     def _make_root(self) -> None:
         """The store is its owner's alone, whatever is put in first."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.root.stat().st_uid == os.geteuid() and not any(self.root.iterdir()):
+            self.root.chmod(0o700)  # a volume that is new, an emptyDir say, is open to all
+        self._require_own()
+
+    def _require_own(self) -> None:
+        """StoreError where somebody else could have put in what would be loaded as root."""
+        with contextlib.suppress(FileNotFoundError):
+            found = self.root.stat()
+            if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+                raise StoreError(
+                    f"the store {self.root} is open to others (owner {found.st_uid}, mode "
+                    f"{found.st_mode & 0o7777:04o}): what they put there would be loaded into the kernel",
+                    hint="chown it to this program's user, and chmod 700; NVDRIVER_REGISTRY is for sharing",
+                )
 
     def _folders(self) -> list[Path]:
         with self._translated(), contextlib.suppress(FileNotFoundError):

@@ -15,17 +15,19 @@ import json
 from pathlib import Path
 from typing import Collection, Iterator, Sequence
 
-from attrs import asdict, frozen
+from attrs import frozen
 
 from nvdriver_build.elf import ModuleFacts
-from nvdriver_build.files import publish
+from nvdriver_build.files import publish, read_plain
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.sets import ModuleSet, Recipe
 
-_OF_THE_KERNEL = ("kernel_release", "symvers_sha256", "config_sha256")
-"""What may differ in the recipe of a set that fits: symbols and configuration are compared instead."""
-_LAYOUT = "module_layout"
+LAYOUT = "module_layout"
 """Its CRC differs between nearly any two kernels of different ABI: compared first."""
+_LIMIT = 16 * 1024 * 1024
+"""Bytes that an entry may have; that of NVIDIA's modules has 30,000."""
+_FIRST = 256
+"""Bytes in which the first line ends: a CRC and the name of a symbol."""
 
 
 @frozen
@@ -55,20 +57,24 @@ class Index:
             place.unlink(missing_ok=True)
 
     def _family(self, recipe: Recipe, vermagic: str, config_digest: str) -> Path:
-        fields = {name: value for name, value in asdict(recipe).items() if name not in _OF_THE_KERNEL}
-        text = json.dumps([fields, vermagic.partition(" ")[2], config_digest], sort_keys=True)
-        return self._folder / hashlib.sha256(text.encode()).hexdigest()
+        return self._folder / family(recipe, vermagic, config_digest)
 
     @property
     def _folder(self) -> Path:
         return self.root / "index"
 
 
+def family(recipe: Recipe, vermagic: str, config_digest: str) -> str:
+    """The digest of all that sets have in common which may fit one kernel, beside the symbols."""
+    text = json.dumps([recipe.family, vermagic.partition(" ")[2], config_digest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _needed(modules: Sequence[ModuleFacts]) -> list[bytes]:
     """What the set asks of the kernel: not what its own modules export, nor what it can do without."""
     own = {name for module in modules for name in (*module.exports, *module.weak)}
     needed = {item for module in modules for item in module.needed.items() if item[0] not in own}
-    return [_line(name, crc) for name, crc in sorted(needed, key=lambda item: (item[0] != _LAYOUT, item))]
+    return [_line(name, crc) for name, crc in sorted(needed, key=lambda item: (item[0] != LAYOUT, item))]
 
 
 def _line(name: str, crc: int) -> bytes:
@@ -77,6 +83,12 @@ def _line(name: str, crc: int) -> bytes:
 
 def _within(place: Path, there: Collection[bytes]) -> bool:
     """Whether all that an entry names is there; an entry that went meanwhile names nothing that fits."""
-    with contextlib.suppress(OSError), place.open("rb") as lines:
-        return all(line in there for line in lines)
+    with contextlib.suppress(OSError):
+        return all(  # the first line alone tells nearly all that do not fit
+            line in there for limit in (_FIRST, _LIMIT) for line in _lines(read_plain(place, limit), limit)
+        )
     return False
+
+
+def _lines(data: bytes, limit: int) -> Sequence[bytes]:
+    return data.splitlines(keepends=True)[: 1 if limit == _FIRST else None]

@@ -17,6 +17,7 @@ from nvdriver_build.build.inputs import Inputs, compiler_identity
 from nvdriver_build.build.kept import MOST, Answers, kept_files
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.kernel import Compiler
+from nvdriver_build.store import Rules, Store
 
 COMPILER = r"""#!/bin/sh
 # Finds "#include <X>" below each -I, and says what gcc would; fails for a text with 'missing' in it.
@@ -359,3 +360,16 @@ def test_flags_of_conftest_are_found_once(tmp_path: Path) -> None:
         told[name] = out.stdout, (place / "asked").read_text().count("x")
     assert told == {"plain": ("late 1#2\n" * 2, 2), "once": ("late 1#2\n" * 2, 1)}
     assert once(b"NV_CONFTEST_CFLAGS := x\n") == b"NV_CONFTEST_CFLAGS := x\n"
+
+
+def test_prune_of_a_store(builds: Builds) -> None:
+    """`store prune` drops answers that no build has used for as long as sets are kept."""
+    store = Store(builds.folder)
+    builds.run()
+    [file] = kept_files(builds.kept)
+    assert store.kept(file.name) == file
+    store.prune((), Rules(unused=3600))
+    assert kept_files(builds.kept) == [file]
+    os.utime(file, (1, 1))
+    store.prune((), Rules(unused=3600))
+    assert kept_files(builds.kept) == []

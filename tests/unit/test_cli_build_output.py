@@ -8,7 +8,7 @@ import pytest
 from cli_runs import build_words, cli, document
 from fake_toolchain import FakeToolchain
 
-from nvdriver_build.cli import building
+from nvdriver_build.cli import output as output_folder
 from nvdriver_build.errors import StoreError
 from nvdriver_build.files import publish_folder
 from nvdriver_build.sets import ModuleSet, open_set
@@ -76,9 +76,9 @@ def test_two_writers_of_one_output_are_told(rig: FakeToolchain, monkeypatch: pyt
         (there / "theirs").touch()
         return publish_folder(private, there)
 
-    monkeypatch.setattr(building, "publish_folder", late)
+    monkeypatch.setattr(output_folder, "publish_folder", late)
     with pytest.raises(StoreError, match="another process has written there meanwhile"):
-        building._write(ModuleSet(built.folder, built.manifest), place)
+        output_folder.write_set(ModuleSet(built.folder, built.manifest), place)
     assert [path.name for path in place.iterdir()] == ["theirs"]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, List
 
 import pytest
 from fake_toolchain import MODULES, VERSION, FakeToolchain, module_bytes
 from kernel_trees import RELEASE, RHEL_COMPILER, SYMBOLS
 from sample_driver.archives import pack
 from structlog.testing import capture_logs
+from wishes import commands_of, wish_of
 
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.errors import (
@@ -27,8 +28,8 @@ from nvdriver_build.errors import (
     UsageError,
 )
 from nvdriver_build.kernel import find_headers, target_from_headers
-from nvdriver_build.obtain import Wish, modules_to_build, obtain, opened_source, require_fit
-from nvdriver_build.source import open_source
+from nvdriver_build.obtain import modules_to_build, obtain, opened_source, require_fit
+from nvdriver_build.signing import NOT_KNOWN, KernelTrust
 from nvdriver_build.store import Store
 
 
@@ -40,25 +41,6 @@ def rig(tmp_path: Path) -> FakeToolchain:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
-
-
-def wish_of(rig: FakeToolchain, **differ: Any) -> Wish:
-    headers = find_headers(rig.headers)
-    source = open_source(rig.source, "auto", rig.root, SystemCommands(rig.path))
-    values: Dict[str, Any] = {
-        "source": source,
-        "target": target_from_headers(headers),
-        "headers": headers,
-        "proof": "release: a test",
-        "modules": modules_to_build(source),
-        "jobs": 3,
-        **differ,
-    }
-    return Wish(**values)
-
-
-def commands_of(rig: FakeToolchain) -> SystemCommands:
-    return SystemCommands(rig.path)
 
 
 def test_first_built_then_found(rig: FakeToolchain, store: Store) -> None:
@@ -123,7 +105,7 @@ def test_a_hit_is_proven_too(rig: FakeToolchain, store: Store) -> None:
     """What is found in the store is compared with the kernel again: signatures, say, that it asks for now."""
     obtain(wish_of(rig), store, commands_of(rig))
     with pytest.raises(SigningError, match="is not signed"):
-        obtain(wish_of(rig, signatures_enforced=True), store, commands_of(rig))
+        obtain(wish_of(rig, trust=KernelTrust(enforced=True)), store, commands_of(rig))
     assert rig.make_calls() == 1
 
 
@@ -134,7 +116,7 @@ def test_a_set_of_another_kernel_does_not_fit(rig: FakeToolchain, store: Store, 
     (other.headers / "Module.symvers").write_text("0x00000001\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n")
     target = target_from_headers(find_headers(other.headers))
     with pytest.raises(FitError, match="printk") as caught:
-        require_fit(built.set, target, signatures_enforced=False)
+        require_fit(built.set, target, NOT_KNOWN)
     assert caught.value.exit_code == 13
 
 
@@ -149,7 +131,7 @@ def test_nothing_to_build_with_is_told(rig: FakeToolchain, store: Store) -> None
 def test_an_enforcing_kernel_is_told_before_anything_is_built(rig: FakeToolchain, store: Store) -> None:
     """Where only signed modules load, nothing is compiled that could not be used; a miss is told once."""
     with capture_logs() as logs, pytest.raises(SigningError, match="takes signed modules only"):
-        obtain(wish_of(rig, signatures_enforced=True), store, commands_of(rig))
+        obtain(wish_of(rig, trust=KernelTrust(enforced=True)), store, commands_of(rig))
     assert rig.make_calls() == 0
     assert [log["event"] for log in logs] == ["not in the store"]
 

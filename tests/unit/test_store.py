@@ -51,6 +51,31 @@ def test_the_store_is_its_owners_alone(store: Store) -> None:
     assert store.root.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_store_that_is_open_to_others_is_refused(store: Store) -> None:
+    """What others can write would be loaded into the kernel; the error says how to close it."""
+    put(store, recipe())
+    for mode in (0o770, 0o702, 0o1777):
+        store.root.chmod(mode)
+        for act in (store.find, lambda of: put(store, of)):
+            with pytest.raises(StoreError, match=f"is open to others .*mode {mode:04o}") as caught:
+                act(recipe())
+            assert "chmod 700" in str(caught.value.hint)
+    store.root.chmod(0o750)
+    assert store.find(recipe()) is not None
+    os.chown(store.root, 12345, -1)
+    with pytest.raises(StoreError, match="owner 12345"):
+        store.find(recipe())
+
+
+def test_a_new_volume_becomes_private(store: Store) -> None:
+    """An empty folder that is open to all, as a new emptyDir is, is made the store of its owner."""
+    store.root.mkdir()
+    store.root.chmod(0o1777)
+    assert store.find(recipe()) is None
+    put(store, recipe())
+    assert store.root.stat().st_mode & 0o7777 == 0o700
+
+
 def test_a_hit_sweeps(store: Store) -> None:
     """What a killed builder left, 200 MB maybe, goes at a hit as well, which needs no workspace."""
     put(store, recipe())

@@ -36,6 +36,7 @@ from typing import List, Optional
 from attrs import frozen
 
 from . import initramfs
+from .firmware import Firmware
 from .kit import KitKernel
 
 BOOT_SECONDS = 300.0  # on a machine that is busy with other things
@@ -78,6 +79,7 @@ exec switch_root /new /bin/sh {share}/.agent
 AGENT = """export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
+[ ! -d /sys/firmware/efi/efivars ] || mount -t efivarfs efivarfs /sys/firmware/efi/efivars
 echo ready >&3
 while read -r job <&3; do
   cd {share}
@@ -103,11 +105,19 @@ class Done:
 
 class Machine:
     """A VM that lives as long as its `with`. `folder` is for its files, one VM a folder; `append` is added to
-    the kernel's command line."""
+    the kernel's command line. With `firmware` it boots by that, which takes some 10 s more."""
 
-    def __init__(self, kernel: KitKernel, busybox: Path, folder: Path, append: str = "") -> None:
+    def __init__(
+        self,
+        kernel: KitKernel,
+        busybox: Path,
+        folder: Path,
+        append: str = "",
+        firmware: Optional[Firmware] = None,
+    ) -> None:
         self.kernel = kernel
         self.share = folder / "share"
+        self._firmware = firmware
         self._folder, self._busybox, self._append = folder, busybox, append
         self._console = folder / "console.log"
         self._jobs = 0
@@ -121,7 +131,8 @@ class Machine:
         with self._console.open("wb") as console:
             self._qemu = subprocess.Popen(self._command(), 0, stdin=pipe, stdout=pipe, stderr=console)
         try:
-            self._answer(BOOT_SECONDS, "boot")
+            while not self._answer(BOOT_SECONDS, "boot").endswith("ready"):
+                pass  # firmware talks on every line that it finds
         except BaseException:
             self.stop()
             raise
@@ -176,11 +187,25 @@ class Machine:
         for name, path, more in (("root", "/", ",readonly=on"), ("share", str(self.share), "")):
             local = f"local,id={name},path={path},security_model=none,multidevs=remap{more}"
             disks += ["-fsdev", local, "-device", f"virtio-9p-pci,fsdev={name},mount_tag={name}"]
+        firmware = self._firmware
+        image = self.kernel.image if firmware else self.kernel.vmlinux or self.kernel.image
         return [
             *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),
-            *("-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max", "-smp", "2", "-m", "2G"),
+            *(firmware.arguments() if firmware else ()),
+            *(
+                "-accel",
+                "tcg,thread=multi",
+                "-M",
+                f"q35,smm={'on' if firmware else 'off'}",
+                "-cpu",
+                "max",
+                "-smp",
+                "2",
+                "-m",
+                "2G",
+            ),
             *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-            *("-kernel", str(self.kernel.vmlinux or self.kernel.image)),
+            *("-kernel", str(image)),
             *("-initrd", str(self._folder / "initrd"), "-append", f"{APPEND} {self._append}"),
             *("-chardev", f"file,id=console,append=on,path={self._console}", "-serial", "chardev:console"),
             *("-serial", "stdio", *disks),

@@ -1,0 +1,182 @@
+"""A set from outside of the node: nothing of it is believed but what a trusted certificate has signed."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Callable, Iterator, Optional
+
+import structlog
+from attrs import frozen
+
+from nvdriver_build.commands import Commands
+from nvdriver_build.errors import FitError, NvdriverError, SigningError, StoreError
+from nvdriver_build.files import publish
+from nvdriver_build.kernel import KernelTarget
+from nvdriver_build.obtain.fitting import require_fit
+from nvdriver_build.obtain.wish import Obtained, Wish
+from nvdriver_build.registry.turns import Turns
+from nvdriver_build.sets import (
+    FOREIGN,
+    UNREADABLE,
+    Manifest,
+    ModuleSet,
+    Recipe,
+    explain_miss,
+    open_set,
+    parse_manifest,
+)
+from nvdriver_build.signing import TRUST_HINT, Trust
+from nvdriver_build.store import Offer, Remote, Store
+
+ORIGIN = "registry"
+_log = structlog.get_logger()
+
+
+def vouching(trust: Trust, commands: Commands) -> Callable[[ModuleSet], None]:
+    """Asks for the signature of a set that others built: SigningError unless it is by one trusted now."""
+
+    def vouch(found: ModuleSet) -> None:
+        where = f"set {found.key[:12]} from {found.foreign}"
+        trust.require(found.manifest_bytes, found.signature, where, commands)
+
+    return vouch
+
+
+@frozen
+class Outside:
+    """A place outside of the node, and who may have built what is there."""
+
+    remote: Remote
+    trust: Trust
+    commands: Commands
+    turns: Optional[Turns] = None
+
+    def take(self, wish: Wish, recipe: Recipe, store: Store) -> tuple[Optional[Obtained], bool]:
+        """A set from there that fits, in the node's own store by now, if there is one; whether it serves.
+
+        What is wrong with that place, or with what it has, is told and does not end anything: there are
+        other ways.
+        """
+        if not self.trust.certificates:
+            _log.warning(f"{self.remote} is not asked: no certificate is configured", hint=TRUST_HINT)
+            return None, False
+        try:
+            for key in self._keys(wish, recipe):
+                found = self._taken(key, wish, recipe, store)
+                if found is not None:
+                    return found, True
+        except StoreError as error:
+            _log.warning(f"{self.remote} does not serve", reason=error.message, hint=error.hint)
+            return None, False
+        return None, True
+
+    def _keys(self, wish: Wish, recipe: Recipe) -> Iterator[str]:
+        yield recipe.key
+        if wish.reuse and wish.target.modversions:
+            yield from self.remote.candidates(recipe, wish.target)
+
+    @contextlib.contextmanager
+    def turn(self, wish: Wish, recipe: Recipe, store: Store) -> Iterator[Optional[Obtained]]:
+        """What somebody else has built meanwhile; None: build it, while the others wait."""
+
+        def there() -> Optional[Obtained]:
+            with contextlib.suppress(StoreError):  # it served a moment ago
+                return self._taken(recipe.key, wish, recipe, store)
+            return None
+
+        if self.turns is None:
+            yield None
+            return
+        with self.turns.turn(recipe.key, there, builds=wish.signer is not None) as found:
+            yield found
+
+    def _taken(self, key: str, wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
+        offer = self.remote.offer(key)
+        if offer is None:
+            return None
+        try:
+            manifest = self._require_signed(offer, key)
+            if key != recipe.key:
+                _require_like(manifest, recipe, wish.target)
+            return self._fetched(offer, wish, store)
+        except (SigningError, FitError, StoreError) as error:
+            _log.warning(
+                f"a set of {self.remote} is refused", key=key[:12], reason=error.message, hint=error.hint
+            )
+            return None
+
+    def _require_signed(self, offer: Offer, key: str) -> Manifest:
+        """The manifest, once its signature is good, and it is the one that was asked for."""
+        where = f"set {key[:12]} of {self.remote}"
+        self.trust.require(offer.manifest, offer.signature, where, self.commands)
+        manifest = parse_manifest(offer.manifest, where)
+        if manifest.key != key:
+            raise StoreError(
+                f"{where} is another one, {manifest.key[:12]}",
+                hint="somebody has put it under a name that is not its own",
+            )
+        return manifest
+
+    def _fetched(self, offer: Offer, wish: Wish, store: Store) -> Obtained:
+        with self._brought(offer, store) as made:
+            fit = require_fit(made, wish.target, wish.trust)
+            return Obtained(store.add(made.folder, made.key), fit, ORIGIN)
+
+    @contextlib.contextmanager
+    def _brought(self, offer: Offer, store: Store) -> Iterator[ModuleSet]:
+        """What is offered, in a private folder of the store, proven to be of somebody trusted."""
+        with store.workspace() as work:
+            place = work / "set"
+            offer.fetch(place)
+            publish(place / FOREIGN, f"{self.remote}\n")
+            made = open_set(place)
+            vouching(self.trust, self.commands)(made)
+            yield made
+
+    def pull(self, key: str, store: Store) -> ModuleSet:
+        """The set of a key, in the node's own store by now, whatever kernel it is for.
+
+        StoreError where there is none that can be taken, SigningError where nobody trusted has signed it.
+        """
+        offer = self.remote.offer(key)
+        if offer is None:
+            raise StoreError(f"{self.remote} has no set {key}", hint="the whole key is needed")
+        self._require_signed(offer, key)
+        with self._brought(offer, store) as made:
+            return store.add(made.folder, key)
+
+    def give(self, found: ModuleSet) -> None:
+        """Let others have a set that was signed here; that place's troubles are told, and end nothing."""
+        try:
+            pushed = self.remote.push(found)
+            _log.info(f"{'put into' if pushed else 'already in'} {self.remote}", key=found.key[:12])
+        except NvdriverError as error:
+            _log.warning(f"{self.remote} did not take the set", reason=error.message, hint=error.hint)
+
+
+def _require_like(manifest: Manifest, recipe: Recipe, target: KernelTarget) -> None:
+    """FitError where a set of another kernel cannot do, by its manifest: before any of it moves.
+
+    The place names what might do; a set of another driver, however well signed, is never what was asked for.
+    """
+    if manifest.recipe.family != recipe.family:
+        raise FitError(explain_miss(recipe, [manifest.recipe]))
+    if manifest.config_digest != target.config_digest:
+        raise FitError(f"it was built with another configuration than that of {target.release}")
+    try:
+        lacking = _lacking(manifest, target)
+    except UNREADABLE as error:
+        raise FitError(f"its manifest does not say what it needs ({type(error).__name__})") from error
+    if lacking is not None:
+        raise FitError(f"{lacking} is not the same in {target.release}")
+
+
+def _lacking(manifest: Manifest, target: KernelTarget) -> Optional[str]:
+    """The first symbol that the modules need, and that `target` has not, or not with that CRC."""
+    facts = [file.facts for file in manifest.files]
+    own = {name for each in facts for name in (*each["symbols_exported"], *each["weak"])}
+    for name, crc in ((name, crc) for each in facts for name, crc in each["symbols_needed"].items()):
+        there = target.symbols.get(name)
+        if name not in own and (there is None or there.crc != int(crc, 16)):
+            return str(name)
+    return None

@@ -1,0 +1,89 @@
+"""A folder that many nodes share, on a network file system, say: laid out as a store, believed in nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Iterator, Optional
+
+from attrs import field, frozen
+
+from nvdriver_build.errors import ModuleFormatError, StoreError
+from nvdriver_build.files import private_folder, publish_folder, read_plain
+from nvdriver_build.kernel import KernelTarget
+from nvdriver_build.sets import MANIFEST, MANIFEST_LIMIT, SIGNATURE, ModuleSet, Recipe, parse_manifest
+from nvdriver_build.store.index import Index
+
+
+@frozen
+class FolderOffer:
+    """A set in a folder where others may write at any time: what is looked at is what was read once."""
+
+    folder: Path
+    manifest: bytes = field(repr=False)
+    signature: Optional[bytes] = field(repr=False)
+
+    def fetch(self, place: Path) -> None:
+        """See `Offer.fetch`; the digests are compared by whoever opens the set."""
+        place.mkdir()
+        (place / MANIFEST).write_bytes(self.manifest)
+        if self.signature is not None:
+            (place / SIGNATURE).write_bytes(self.signature)
+        for file in parse_manifest(self.manifest, self.folder).files:
+            try:
+                (place / file.file).write_bytes(read_plain(self.folder / file.file, file.size + 1))
+            except OSError as error:
+                raise _unusable(self.folder / file.file, error) from error
+
+
+@frozen
+class SharedStore:
+    """The folder. It is written to like a store of one node, but never cleaned up: others may be slow."""
+
+    root: Path
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def offer(self, key: str) -> Optional[FolderOffer]:
+        """See `Remote.offer`."""
+        folder = self.root / "sets" / key
+        try:
+            manifest = read_plain(folder / MANIFEST, MANIFEST_LIMIT)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unusable(folder / MANIFEST, error) from error
+        signature = None
+        with contextlib.suppress(OSError):
+            signature = read_plain(folder / SIGNATURE, MANIFEST_LIMIT)
+        return FolderOffer(folder, manifest, signature)
+
+    def candidates(self, recipe: Recipe, target: KernelTarget) -> Iterator[str]:
+        """See `Remote.candidates`."""
+        try:
+            yield from Index(self.root).candidates(recipe, target)
+        except OSError as error:
+            raise _unusable(self.root, error) from error
+
+    def push(self, found: ModuleSet) -> bool:
+        """See `Remote.push`."""
+        try:
+            with private_folder(self.root / "work") as private:
+                (private / "set").mkdir()
+                for path in found.files:
+                    shutil.copyfile(path, private / "set" / path.name)
+                pushed = publish_folder(private / "set", self.root / "sets" / found.key)
+            with contextlib.suppress(ModuleFormatError):
+                Index(self.root).note(found)
+        except OSError as error:
+            raise _unusable(self.root, error) from error
+        return pushed
+
+
+def _unusable(place: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"the shared store cannot be used: {place}: {error.strerror or error}",
+        hint="is it mounted, and may this node read it (and write, where it builds for others)?",
+    )
