@@ -306,8 +306,13 @@ def test_damage(builds: Builds, place: object) -> None:
     if place == "folder":
         file.mkdir()
     else:
-        changed = {"cut": data[:-5], "empty": b"", "other": b"{}", "not ours": b"\0" * 5000}
-        file.write_bytes(changed.get(str(place), data))
+        changed: Dict[str, bytes] = {
+            "cut": bytes(data[:-5]),
+            "empty": b"",
+            "other": b"{}",
+            "not ours": bytes(5000),
+        }
+        file.write_bytes(changed.get(str(place), bytes(data)))
     assert builds.run() == (told, sorted(EVERYTHING))
     assert builds.run() == (told, [])
 
