@@ -11,6 +11,7 @@ NODES = 150
 """What fits into half a minute of two busy cores; scripts/bench_registry.py does it with 1,000."""
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("lease", "most"), [(True, 1), (False, 3)], ids=["Lease", "marker"])
 def test_one_builds_for_all(lease: bool, most: int, tmp_path: Path) -> None:
     """Each node has the set in the end: exactly one has compiled it with a Lease, at most three without."""
