@@ -13,11 +13,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from keys import make_identity  # noqa: E402
+from oci_registry import OciRegistry, oci_registry  # noqa: E402
 from real_build import unpacked  # noqa: E402
 from renamed_kernel import renamed  # noqa: E402
 from vm.kit import Kit, KitKernel, load_kit  # noqa: E402
@@ -40,6 +42,7 @@ MAKE, DKMS, COLD = "plain `make -j{}`", "`dkms build`", "`build`, a kernel never
 PATCH, FLAGS = "`build`, another patch level of the driver", "`build`, other flags (`--debug-info`)"
 SIBLING, OTHER_ABI = "`build`, a sibling kernel", "`build`, a kernel of another ABI"
 LOCAL, COMPATIBLE = "`run`, local hit, to ready to load", "`run`, compatible hit, to ready to load"
+REGISTRY = "`run`, registry hit, to ready to load"
 VERIFY = "`verify` of five modules"
 
 
@@ -160,9 +163,32 @@ class Bench:
         kernel = renamed(self.kernel, self.made("next"), "next")
         self.ready(COMPATIBLE, kernel)
 
-    def ready(self, name: str, kernel: KitKernel) -> None:
+    def ready_from_a_registry(self, registry: OciRegistry) -> None:
+        """A node whose store is empty; bytes are those that the registry sends."""
+        settings = [f"{name}={value}" for name, value in self.sharing(registry).items()]
+        before = sum(size for _, size in registry.served)
+        self.ready(REGISTRY, self.kernel, self.fresh("node-store"), *settings)
+        self.sent = sum(size for _, size in registry.served) - before
+
+    def publish(self, registry: OciRegistry) -> None:
+        """Sign the set that is there, and push it."""
+        self.keys = make_identity(self.made("keys"), "Build key")
+        argv = [sys.executable, "-m", "nvdriver_build", "prebuild", "--source", self.source]
+        argv += ["--headers", self.kernel.headers]
+        key, store = {"NVDRIVER_SIGN_KEY": str(self.keys.key)}, {"NVDRIVER_STORE": str(self.folder / "store")}
+        run(argv, **self.sharing(registry), **key, **store)
+
+    def sharing(self, registry: OciRegistry) -> Dict[str, str]:
+        return {
+            "NVDRIVER_REGISTRY": f"{registry.host}/gpu/modules",
+            "NVDRIVER_REGISTRY_CA": str(registry.authority),
+            "NVDRIVER_REGISTRY_AUTH": str(registry.auth),
+            "NVDRIVER_SIGN_CERT": str(self.keys.file),
+        }
+
+    def ready(self, name: str, kernel: KitKernel, store: Optional[Path] = None, *settings: str) -> None:
         argv = [sys.executable, ROOT / "scripts" / "bench_ready.py", self.fresh("node"), kernel.release]
-        argv += [kernel.headers, kernel.modules, self.source, self.folder / "store"]
+        argv += [kernel.headers, kernel.modules, self.source, store or self.folder / "store", *settings]
         self.time(name, lambda: run(argv))
 
     def made(self, name: str) -> Path:
@@ -204,7 +230,8 @@ class Bench:
             ratio = "" if name == VERIFY else f"{median.wall / make:.2f}"
             cells = (f"{median.wall:.2f}", each, f"{median.cpu:.2f}", f"{median.written / 1e6:.0f}", ratio)
             rows.append(f"| {name} | {' | '.join(cells)} |")
-        rows += ["", f"Peak memory of our own process in a build: {max(self.peaks) / 1024:.0f} MiB."]
+        rows += ["", f"For a registry hit the registry sends {self.sent / 1e6:.1f} MB."]
+        rows += [f"Peak memory of our own process in a build: {max(self.peaks) / 1024:.0f} MiB."]
         rows.append(f".text of every module equal to plain make's: {self.same_text() or 'yes'}.")
         return "\n".join(rows)
 
@@ -250,6 +277,10 @@ def main() -> None:
             bench.verify()
             bench.ready_to_load()
             bench.ready_on_the_next_kernel()
+        with oci_registry(bench.made("registry")) as registry:
+            bench.publish(registry)
+            for _ in range(rounds):
+                bench.ready_from_a_registry(registry)
         print(json.dumps({"rounds": rounds, "jobs": bench.jobs}), file=sys.stderr)
         print(bench.table())
 
