@@ -318,7 +318,7 @@ def test_damage(builds: Builds, place: object) -> None:
         file.mkdir()
     else:
         changed = {"cut": data[:-5], "empty": b"", "other": b"{}", "not ours": b"\0" * 5000}
-        file.write_bytes(changed.get(str(place), data))
+        file.write_bytes(bytes(changed.get(str(place), data)))
     assert builds.run() == (told, sorted(EVERYTHING))
     assert builds.run() == (told, [])
 
