@@ -51,7 +51,7 @@ class Cost(NamedTuple):
 
     wall: float
     cpu: float
-    written: int
+    written: float
 
 
 def spent() -> Cost:
@@ -81,7 +81,8 @@ class Bench:
     def time(self, name: str, act: Callable[[], object]) -> None:
         before = spent()
         act()
-        cost = Cost(*(now - then for now, then in zip(spent(), before)))
+        after = spent()
+        cost = Cost(after.wall - before.wall, after.cpu - before.cpu, after.written - before.written)
         self.costs.setdefault(name, []).append(cost)
         print(f"{name}: {cost.wall:.2f} s, CPU {cost.cpu:.2f} s", file=sys.stderr, flush=True)
 
