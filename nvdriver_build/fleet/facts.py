@@ -1,7 +1,7 @@
 """What is known of a cluster: frozen values, made by `inventory` from what the API says, read by `plan`.
 
-Nothing in here raises or decides. What could not be understood is a `Reason`, beside what could. Text of others is
-bounded and printable; None is 'not known'.
+Nothing in here raises or decides. What could not be understood is a `Reason`, beside what could. Text of
+others is bounded and printable; None is 'not known'.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from nvdriver_build.fleet.reasons import Reason
 class Node:
     """A node. `version` is its RHCOS version (`416.94.202408260940-0`), `kernel` as `uname -r` says it.
 
-    `arch` is `x86_64` or `arm64`, or Kubernetes' own word for another one; `flavour` is `standard`, `rt`, `64k` or
-    `debug`. `gpu` is whether a driver of ours belongs here; where something forbids it, `excluded` is what.
-    `label` is the value of our own node label, None without it. `boot_id` changes at each boot. `updating` is
-    whether the Machine Config Operator is about to change this node. `pool` is the name of its MachineConfigPool.
+    `arch` is `x86_64` or `arm64`, or Kubernetes' own word for another one; `flavour` is `standard`, `rt`,
+    `64k` or `debug`. `gpu` is whether a driver of ours belongs here; where something forbids it, `excluded`
+    is what. `label` is the value of our own node label, None without it. `boot_id` changes at each boot.
+    `updating` is whether the Machine Config Operator is about to change this node. `pool` is the name of
+    its MachineConfigPool.
     """
 
     name: str
@@ -43,9 +44,9 @@ class Node:
 class Tag:
     """A tag of the ImageStream openshift/driver-toolkit.
 
-    `image` is the pull spec that nodes use, None where the tag leads to none. `kernel` and `rt_kernel` are the
-    image's labels kernel-version and kernel-rt-version, None where unknown or junk; `archs` those that the image is
-    known to be for. `reasons` say what is odd: no image, an import that failed.
+    `image` is the pull spec that nodes use, None where the tag leads to none. `kernel` and `rt_kernel` are
+    the image's labels kernel-version and kernel-rt-version, None where unknown or junk; `archs` those that
+    the image is known to be for. `reasons` say what is odd: no image, an import that failed.
     """
 
     name: str
@@ -67,7 +68,9 @@ class ImageStream:
 
 @frozen
 class Pool:
-    """A MachineConfigPool: whether it is paused, or updating its nodes now; `stream` as `rhel-10`, where named."""
+    """A MachineConfigPool: whether it is paused, or updating its nodes now; `stream` as `rhel-10`, where
+    named.
+    """
 
     name: str
     paused: bool = False
@@ -101,7 +104,9 @@ class DaemonSet:
 
 @frozen
 class Job:
-    """A prebuild Job of ours. `key` says of what (`plan.prebuild_key`); `state` is `active`, `done` or `failed`."""
+    """A prebuild Job of ours. `key` says of what (`plan.prebuild_key`); `state` is `active`, `done` or
+    `failed`.
+    """
 
     name: str
     namespace: str

@@ -8,11 +8,6 @@ from attrs import field, frozen
 
 from nvdriver_build.fleet.reasons import Reason
 
-LABEL = "nvdriver-build/os-version"
-"""Our node label: the RHCOS version that the node's own word (nodeInfo) gives. DaemonSets select by it."""
-GPU_LABEL = "nvdriver-build/gpu"
-"""A person's own word, where nothing finds GPUs: `true`, or `false` to keep the driver off a node."""
-
 # Rules by which a toolkit was found
 OVERRIDE, TAG_RULE, LABEL_RULE = "override", "osimage-tag", "kernel-label"
 
@@ -54,7 +49,8 @@ class Options:
 
     `name` begins all names of ours. `driver` stands for all that changes the modules (`Driver.identity` of
     manifests): prebuilds of another one do not count. `prebuild` is whether there is somewhere to publish to.
-    `overrides` give a toolkit image by RHCOS version. `nfd_label`: DaemonSets select by NFD's label, ours is not set.
+    `overrides` give a toolkit image by RHCOS version. `nfd_label`: DaemonSets select by NFD's label, ours
+    is not set.
     """
 
     name: str = "nvdriver-build"
@@ -66,7 +62,9 @@ class Options:
 
 @frozen
 class Toolkit:
-    """The Driver Toolkit image of a group, and the rule by which it was found; `tag` is None for an override."""
+    """The Driver Toolkit image of a group, and the rule by which it was found; `tag` is None for an
+    override.
+    """
 
     tag: Optional[str]
     image: Optional[str]
@@ -77,8 +75,8 @@ class Toolkit:
 class Group:
     """GPU nodes of one RHCOS version, kernel, flavour and architecture; of a coming version with 0 nodes.
 
-    `kernel` is None where a coming version's toolkit does not tell it. `daemonset` is the name of the one that
-    serves the group, None where none can. `prebuild` is whether a Job has to build ahead now.
+    `kernel` is None where a coming version's toolkit does not tell it. `daemonset` is the name of the one
+    that serves the group, None where none can. `prebuild` is whether a Job has to build ahead now.
     """
 
     version: Optional[str]
@@ -101,7 +99,9 @@ class Group:
 
 @frozen
 class DaemonSetWanted:
-    """The one DaemonSet of an RHCOS version. Without a `toolkit` image its pods serve from store and registry."""
+    """The one DaemonSet of an RHCOS version. Without a `toolkit` image its pods serve from store and
+    registry.
+    """
 
     version: str
     name: str
@@ -110,7 +110,9 @@ class DaemonSetWanted:
 
 @frozen
 class PrebuildWanted:
-    """A Job that builds for a kernel that runs nowhere yet. `kernel` is None for the toolkit's own default."""
+    """A Job that builds for a kernel that runs nowhere yet. `kernel` is None for the toolkit's own
+    default.
+    """
 
     name: str
     key: str
