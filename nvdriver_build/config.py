@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Optional
 
-from attrs import frozen
+from attrs import field, frozen
 
 from nvdriver_build.commands import DEFAULT_PATH
 from nvdriver_build.errors import UsageError
@@ -32,6 +32,12 @@ class Config:
 
     path: str
     store: Path
+    registry_ca: Optional[Path]
+    registry_auth: Optional[Path]
+    https_proxy: Optional[str] = field(repr=False)
+    no_proxy: Optional[tuple[str, ...]]
+    kubernetes_host: Optional[str]
+    kubernetes_port: Optional[str]
     reuse: bool
     registry: Optional[str]
     trust: Optional[Path]
@@ -137,6 +143,15 @@ def _passthrough(name: str, value: str) -> str:
     return value
 
 
+def _of_others(_: str, value: str) -> str:
+    """A name that other programs have, too: a value that is bad for us matters where it is used."""
+    return value
+
+
+def _words(_: str, value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
 _SETTINGS = (
     _Setting("DRIVER_VERSION", "driver_version", None, _text),
     _Setting("DRIVER_TYPE", "", None, _passthrough),
@@ -152,6 +167,12 @@ _SETTINGS = (
     _Setting("NVDRIVER_STORE", "store", None, _path),
     _Setting("NVDRIVER_REUSE", "reuse", True, _compatible),
     _Setting("NVDRIVER_REGISTRY", "registry", None, _text),
+    _Setting("NVDRIVER_REGISTRY_CA", "registry_ca", None, _path),
+    _Setting("NVDRIVER_REGISTRY_AUTH", "registry_auth", None, _path),
+    _Setting("HTTPS_PROXY", "https_proxy", None, _of_others),
+    _Setting("NO_PROXY", "no_proxy", None, _words),
+    _Setting("KUBERNETES_SERVICE_HOST", "kubernetes_host", None, _of_others),
+    _Setting("KUBERNETES_SERVICE_PORT", "kubernetes_port", None, _of_others),
     _Setting("NVDRIVER_TRUST", "trust", None, _path),
     _Setting("NVDRIVER_SOURCE", "source", None, _path),
     _Setting("NVDRIVER_RUN_SHA256", "run_sha256", None, _text),

@@ -16,7 +16,7 @@ from nvdriver_build.errors import NvdriverError
 from nvdriver_build.sets import FOREIGN
 from nvdriver_build.store import Rules, Store
 
-LEAST = {"publish": 30, "pull": 40, "prune": 10, "sign": 40, "give": 20}
+LEAST = {"publish": 15, "pull": 40, "prune": 10, "sign": 40, "give": 20}
 """Kills that each has at least, or the test proves nothing."""
 
 

@@ -1,0 +1,89 @@
+"""A tag in the registry that says who builds a set: the best that can be had without compare-and-swap.
+
+    turn-<key>   a note with the name of who builds, and a number that grows while they live
+
+Whoever wants it waits a moment by chance, looks again, writes, lets the others' writes settle, and reads: the
+last writer has it. Two get it only where one took longer to write than the other let settle.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Optional
+
+from attrs import frozen
+
+from nvdriver_build.errors import StoreError
+from nvdriver_build.registry.artifacts import NOTHING, note, parse_note
+from nvdriver_build.registry.blobs import Content
+from nvdriver_build.registry.turns.board import NoBoard, Sight
+
+_TURN = "application/vnd.nvdriver-build.turn.v1"
+_HOLDER, _BEAT = "nvdriver-build.holder", "nvdriver-build.beat"
+_BEATS = 8
+"""Numbers in turn, so that one builder leaves a few small documents behind, not hundreds."""
+_LONGEST_NAME = 200
+
+
+@frozen
+class MarkerBoard:
+    """Tags of a registry. `spread` and `settle` are in seconds."""
+
+    content: Content
+    spread: float = 2.0
+    settle: float = 2.0
+
+    def look(self, key: str) -> Optional[Sight]:
+        """See `Board.look`; what is no note of ours is nothing."""
+        try:
+            document = self.content.document(_tag(key))
+            said = parse_note(document, _TURN) if document is not None else None
+        except StoreError as error:
+            raise NoBoard(error.message) from error
+        except ValueError:
+            return None
+        if said is None:
+            return None
+        return Sight(said.get(_HOLDER, "")[:_LONGEST_NAME], said.get(_BEAT, "")[:_LONGEST_NAME])
+
+    def claim(self, key: str, name: str, seen: Optional[Sight]) -> bool:
+        """See `Board.claim`."""
+        pause = self.content.session.transport.pause
+        pause(random.uniform(0, self.spread))
+        begun = time.monotonic()
+        if self.look(key) != seen:
+            return False
+        self._write(key, Sight(name, "0"))
+        took = time.monotonic() - begun
+        pause((self.settle + 2 * took) * random.uniform(1, 1.5))
+        return self._is_ours(key, name) is not None
+
+    def renew(self, key: str, name: str) -> bool:
+        """See `Board.renew`."""
+        there = self._is_ours(key, name)
+        if there is None:
+            return False
+        beat = int(there.mark) if there.mark.isascii() and there.mark.isdigit() else 0
+        self._write(key, Sight(name, str((beat + 1) % _BEATS)))
+        return True
+
+    def release(self, key: str, name: str) -> None:
+        """See `Board.release`."""
+        if self._is_ours(key, name):
+            self._write(key, Sight("", "0"))
+
+    def _is_ours(self, key: str, name: str) -> Optional[Sight]:
+        there = self.look(key)
+        return there if there is not None and there.holder == name else None
+
+    def _write(self, key: str, sight: Sight) -> None:
+        try:
+            said = {_HOLDER: sight.holder, _BEAT: sight.mark}
+            self.content.publish(_tag(key), note(_TURN, said), NOTHING)
+        except StoreError as error:
+            raise NoBoard(error.message) from error
+
+
+def _tag(key: str) -> str:
+    return f"turn-{key}"
