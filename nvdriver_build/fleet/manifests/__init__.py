@@ -14,6 +14,7 @@ from nvdriver_build.fleet.manifests.common import (
     config_name,
     configuration,
     made,
+    own,
 )
 from nvdriver_build.fleet.manifests.driver import Driver, content_digest, driver_settings, is_image
 from nvdriver_build.fleet.manifests.pod import pod_template
@@ -79,9 +80,11 @@ def daemonset(wanted: DaemonSetWanted, driver: Driver, contents: Mapping[str, st
     value = label_value(wanted.version)
     found["metadata"]["labels"][LABEL] = value
     found["metadata"]["annotations"] = {LABEL: wanted.version}
-    found["spec"] = {
-        "selector": {"matchLabels": {NAME: driver.name, COMPONENT: DRIVER, LABEL: value}},
-        "updateStrategy": {"type": "OnDelete"},
-        "template": pod_template(wanted, driver, contents),
-    }
+    found["spec"] = own(
+        {
+            "selector": {"matchLabels": {NAME: driver.name, COMPONENT: DRIVER, LABEL: value}},
+            "updateStrategy": {"type": "OnDelete"},
+            "template": pod_template(wanted, driver, contents),
+        }
+    )
     return found
