@@ -63,20 +63,20 @@ class Content:
         self._compare(answer.headers.get("docker-content-digest"), digest_of(answer.body), tag)
         return answer.body
 
-    def publish(self, tag: str, document: bytes, parts: Parts) -> None:
-        """Let a tag point at an image manifest, once its parts are there.
+    def publish(self, tag: str, document: bytes, parts: Parts, *, known: bool = False) -> None:
+        """Let a tag point at an image manifest, once its parts are there. `known`: they mostly are already.
 
         A registry may say that it has what somebody else is sending just now, and then not find it, as
-        docker-registry does (400): so parts and manifest are tried again.
+        docker-registry does: so parts and manifest are tried again.
         """
         for turn in range(_TRIES):
-            for blob, content in parts:
+            for blob, content in parts if turn or not known else ():
                 self.put(blob, content)
             answer = self.session.ask(
                 "PUT",
                 f"manifests/{tag}",
                 scope=PUSH,
-                wanted=(201, 400),
+                wanted=(201, 400, 404),
                 headers={"Content-Type": OCI_MANIFEST},
                 body=document,
             )

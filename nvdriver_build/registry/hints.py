@@ -67,7 +67,7 @@ def add(content: Content, tag: str, key: str) -> None:
         keys = read(content, tag)
         if key in keys:
             return
-        content.publish(tag, note(_FIT, {_KEYS: ",".join((key, *keys)[:_MOST])}), NOTHING)
+        content.publish(tag, note(_FIT, {_KEYS: ",".join((key, *keys)[:_MOST])}), NOTHING, known=True)
         content.session.transport.pause(_SETTLE * (turn + 1) * random.uniform(0.5, 1.5))
     if key not in read(content, tag):
         raise StoreError(f"{tag} is written by many at once", hint="the next push adds the set")

@@ -10,9 +10,8 @@ from typing import Dict
 import pytest
 from cli_runs import build_words, cli, document
 from fake_toolchain import FakeToolchain
-from keys import Identity, make_identity
+from keys import Identity, made_elsewhere, make_identity
 from softtoken import PIN, make_token
-from test_signing_modules import made_elsewhere
 
 from nvdriver_build.sets import SIGNATURE, open_set
 from nvdriver_build.signing import is_genuine

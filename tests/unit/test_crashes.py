@@ -14,7 +14,7 @@ from crashes import killed_after, killed_at_each_step
 from fake_toolchain import FakeToolchain
 from keys import make_identity
 from module_sets import put, recipe, write_set
-from test_obtain import commands_of, wish_of
+from wishes import commands_of, wish_of
 
 from nvdriver_build.cli import output as output_folder
 from nvdriver_build.files import atomic, lock, private_folder, publish, publish_folder

@@ -32,6 +32,7 @@ def whole(store: Store) -> List[str]:
     return [entry.key for entry in entries]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("what", LEAST)
 def test_no_kill_leaves_a_damaged_set(what: str, cluster: Cluster) -> None:
     """After each kill what is shown is whole; the same act again succeeds, and nothing half-made is left."""

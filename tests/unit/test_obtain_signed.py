@@ -10,7 +10,7 @@ from attrs import evolve
 from fake_toolchain import FakeToolchain
 from keys import Identity, make_identity
 from structlog.testing import capture_logs
-from test_obtain import commands_of, wish_of
+from wishes import commands_of, wish_of
 
 from nvdriver_build.errors import SigningError
 from nvdriver_build.kernel.keyrings import Keyrings

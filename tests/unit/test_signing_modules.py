@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Sequence
 
 import pytest
 from fake_toolchain import MODULES, module_bytes
-from keys import Identity, make_identity
+from keys import PLAIN, Identity, cms, made_elsewhere, make_identity
 from module_sets import PROVENANCE, recipe
 from softtoken import PIN, make_token
 
 from nvdriver_build.commands import SystemCommands
+from nvdriver_build.config import checked_key
 from nvdriver_build.elf import appended_signature, read_module, unsigned_bytes
 from nvdriver_build.errors import ModuleFormatError, SigningError, UsageError
 from nvdriver_build.sets import MANIFEST, SIGNATURE, ModuleSet, describe, open_set
@@ -21,7 +21,6 @@ from nvdriver_build.signing import (
     Signer,
     Trust,
     attach_signatures,
-    checked_key,
     is_genuine,
     kernel_hash,
     read_identity,
@@ -57,23 +56,6 @@ def unsigned(tmp_path: Path) -> ModuleSet:
 @pytest.fixture
 def signed(unsigned: ModuleSet, ours: Identity, tmp_path: Path) -> ModuleSet:
     return sign_set(unsigned, tmp_path / "signed", ours.signer, COMMANDS, "sha256")
-
-
-def cms(module: Path, by: Identity, *words: str) -> bytes:
-    """A signature made elsewhere."""
-    argv = ["openssl", "cms", "-sign", "-binary", "-outform", "DER", "-in", str(module)]
-    argv += ["-signer", str(by.file), "-inkey", str(by.key), *words]
-    return subprocess.run(argv, capture_output=True, check=True).stdout
-
-
-PLAIN = ("-noattr", "-nocerts", "-nosmimecap", "-md", "sha256")
-
-
-def made_elsewhere(unsigned: ModuleSet, by: Identity, folder: Path, words: Sequence[str] = PLAIN) -> Path:
-    folder.mkdir()
-    for path in unsigned.paths:
-        (folder / f"{path.name}.p7s").write_bytes(cms(path, by, *words))
-    return folder
 
 
 def test_a_set_is_signed(unsigned: ModuleSet, signed: ModuleSet, ours: Identity) -> None:

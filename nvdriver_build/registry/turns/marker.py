@@ -1,14 +1,17 @@
 """A tag in the registry that says who builds a set: the best that can be had without compare-and-swap.
 
-    turn-<key>   a note with the name of who builds, and a number that grows while they live
+    turn-<key>   a note with the name of who builds, and a number: 0 while they claim it, then one that
+                 changes as long as they live
 
-Whoever wants it waits a moment by chance, looks again, writes, lets the others' writes settle, and reads: the
-last writer has it. Two get it only where one took longer to write than the other let settle.
+Whoever wants it waits a moment by chance, looks, writes, lets the others' writes settle, and reads: the last
+writer has it. Who has it writes over claims that come later, and looks often at first: so two have it only
+where one was much slower to write than the other let settle, twice.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import time
 from typing import Optional
 
@@ -21,6 +24,7 @@ from nvdriver_build.registry.turns.board import NoBoard, Sight
 
 _TURN = "application/vnd.nvdriver-build.turn.v1"
 _HOLDER, _BEAT = "nvdriver-build.holder", "nvdriver-build.beat"
+_CLAIM = "0"
 _BEATS = 8
 """Numbers in turn, so that one builder leaves a few small documents behind, not hundreds."""
 _LONGEST_NAME = 200
@@ -31,7 +35,7 @@ class MarkerBoard:
     """Tags of a registry. `spread` and `settle` are in seconds."""
 
     content: Content
-    spread: float = 2.0
+    spread: float = 5.0
     settle: float = 2.0
 
     def look(self, key: str) -> Optional[Sight]:
@@ -54,33 +58,36 @@ class MarkerBoard:
         begun = time.monotonic()
         if self.look(key) != seen:
             return False
-        self._write(key, Sight(name, "0"))
+        self._write(key, Sight(name, _CLAIM))
         took = time.monotonic() - begun
         pause((self.settle + 2 * took) * random.uniform(1, 1.5))
-        return self._is_ours(key, name) is not None
+        if not self._is_ours(self.look(key), name):
+            return False
+        self._write(key, Sight(name, "1"))
+        return True
 
     def renew(self, key: str, name: str) -> bool:
         """See `Board.renew`."""
-        there = self._is_ours(key, name)
-        if there is None:
+        there = self.look(key)
+        ours = self._is_ours(there, name)
+        if not ours and (there is None or there.mark != _CLAIM or not there.holder):
             return False
-        beat = int(there.mark) if there.mark.isascii() and there.mark.isdigit() else 0
-        self._write(key, Sight(name, str((beat + 1) % _BEATS)))
+        beat = int(there.mark) if there and ours and re.fullmatch("[0-9]", there.mark) else 0
+        self._write(key, Sight(name, str(beat % _BEATS + 1)))
         return True
 
     def release(self, key: str, name: str) -> None:
         """See `Board.release`."""
-        if self._is_ours(key, name):
-            self._write(key, Sight("", "0"))
+        if self._is_ours(self.look(key), name):
+            self._write(key, Sight("", _CLAIM))
 
-    def _is_ours(self, key: str, name: str) -> Optional[Sight]:
-        there = self.look(key)
-        return there if there is not None and there.holder == name else None
+    def _is_ours(self, there: Optional[Sight], name: str) -> bool:
+        return there is not None and there.holder == name
 
     def _write(self, key: str, sight: Sight) -> None:
         try:
             said = {_HOLDER: sight.holder, _BEAT: sight.mark}
-            self.content.publish(_tag(key), note(_TURN, said), NOTHING)
+            self.content.publish(_tag(key), note(_TURN, said), NOTHING, known=True)
         except StoreError as error:
             raise NoBoard(error.message) from error
 

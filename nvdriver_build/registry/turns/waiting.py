@@ -135,7 +135,9 @@ class Turns:
 
     def _keep(self, key: str, name: str, stop: threading.Event) -> None:
         """Give signs of life until it is done, or somebody else has taken it."""
-        while not stop.wait(self.waits.beat):
+        pause = min(self.waits.first, self.waits.beat)  # soon at first: it may be claimed late
+        while not stop.wait(pause):
+            pause = min(pause * _GROWTH, self.waits.beat)
             try:
                 if not self.board.renew(key, name):
                     _log.info(
