@@ -1,4 +1,4 @@
-"""A prebuild Job as `fleet` renders it, its containers played one after the other with the rights that it asks for."""
+"""A prebuild Job as `fleet` renders it: its containers one after the other, with the rights that it asks for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_prebuild_job(
     kernel_a: KitKernel,
     tmp_path: Path,
 ) -> None:
-    """Without network, root and capabilities: built in the toolkit, signed and published by ours, taken by a node."""
+    """Without network, root and capabilities: built in the toolkit, signed by ours, published, taken by a node."""
     driver = Driver(sample_image, registry="registry.example.com/sets", sign_secret="signing")
     wanted = PrebuildWanted("job", "key", "416.94.202408260940-0", "toolkit", "x86_64", kernel_a.release)
     pod = prebuild_job(wanted, driver)["spec"]["template"]["spec"]
@@ -76,5 +76,6 @@ def words(container: Dict[str, Any], volumes: Mapping[str, Path], shared: Path, 
         found += ["-e", f"{each['name']}={value}"]
     program, *rest = container["command"]
     if root is not None:
-        return [*found, "-e", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "--rootfs", f"{root}:O", program, *rest]
+        found += ["-e", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "--rootfs", f"{root}:O"]
+        return [*found, program, *rest]
     return [*found, "--entrypoint", program, container["image"], *rest]
