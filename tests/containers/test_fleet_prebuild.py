@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Mapping
 
 from keys import make_identity
 from podman_rig import Podman
-from test_prebuild import take
+from prebuilt_taker import take
 from vm.kit import KitKernel
 
 from nvdriver_build.fleet.manifests import Driver, prebuild_job

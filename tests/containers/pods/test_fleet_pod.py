@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import Any, Dict, List
 
 from pod_rig import Container, MakePod, Pod
 
@@ -23,13 +23,13 @@ def test_a_toolkit_without_rights(make_pod: MakePod) -> None:
     assert toolkit.runs, toolkit.text
 
 
-def without_rights(pod: Pod, spec: dict[str, object]) -> Container:
+def without_rights(pod: Pod, spec: Dict[str, Any]) -> Container:
     """The container of the toolkit, by its part of the pod."""
     rights = spec["securityContext"]
     assert (
         isinstance(rights, dict) and rights["capabilities"] == {"drop": ["ALL"]} and not rights["privileged"]
     )
-    [mount] = spec["volumeMounts"]  # type: ignore[misc]
+    [mount] = spec["volumeMounts"]
     words: List[object] = [
         "--cap-drop=all",
         "--security-opt=no-new-privileges",
@@ -51,5 +51,5 @@ def without_rights(pod: Pod, spec: dict[str, object]) -> Container:
         f"path={log}",
         *words,
     ]
-    pod.podman(*start, "--rootfs", f"{pod.toolkit_root}:O", *spec["command"])  # type: ignore[misc]
+    pod.podman(*start, "--rootfs", f"{pod.toolkit_root}:O", *spec["command"])
     return container
