@@ -30,8 +30,10 @@ _PARTS = re.compile(
 _OLD_RT = re.compile(r"\.rt\d+\.\d+\b")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[-\w.]*[A-Za-z0-9])?", re.ASCII)
 _LABEL_LIMIT = 63
-_NAME_LIMIT = 52
-"""What Kubernetes appends to a DaemonSet's name has to fit into 63, as a label of its pods."""
+_NAME_LIMIT = 57
+"""A pod is named after its DaemonSet or Job, with six more characters; 63 is the most that a host name
+has.
+"""
 _DIGEST = 8
 
 

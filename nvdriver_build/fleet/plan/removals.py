@@ -26,13 +26,17 @@ class Removals:
 def removals(
     cluster: Cluster, names: Collection[str], versions: Collection[str], keys: Collection[str]
 ) -> Removals:
-    """What can go, where DaemonSets of these names and versions and prebuilds of these keys are wanted."""
+    """What can go, where DaemonSets of these names and versions and prebuilds of these keys are wanted.
+
+    Nothing goes while there is no ImageStream: what is coming is not known then.
+    """
+    known = cluster.imagestream is not None
     unwanted = [each for each in cluster.daemonsets if each.ours and each.name not in names]
     present = {node.version for node in cluster.nodes}
     why = {each: _stays(each, present, versions) for each in sorted(unwanted, key=lambda each: each.name)}
     return Removals(
-        daemonsets=tuple(each.name for each, reason in why.items() if reason is None),
-        jobs=tuple(sorted(job.name for job in cluster.jobs if job.key not in keys)),
+        daemonsets=tuple(each.name for each, reason in why.items() if known and reason is None),
+        jobs=tuple(sorted(job.name for job in cluster.jobs if known and job.key not in keys)),
         reasons=tuple(reason for reason in why.values() if reason is not None),
     )
 
