@@ -1,0 +1,51 @@
+"""Random upgrades through the simulator: what holds of every one of them.
+
+`NVDRIVER_UPGRADES=5000` says how many; 300 without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Iterator
+
+import pytest
+
+if sys.version_info < (3, 11):
+    pytest.skip("the fleet is for Python 3.11 and later", allow_module_level=True)
+
+import structlog
+from hypothesis import given, settings
+from upgrade_scripts import REGRESSIONS, scripts
+from upgrade_sim import Script, run
+
+UPGRADES = int(os.environ.get("NVDRIVER_UPGRADES", "300"))
+PARTS = 4
+"""Of the random upgrades, so that several cores can share them."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> Iterator[None]:
+    """Without logs: each write that fails is one."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_random_upgrades(part: int) -> None:
+    """What the simulator checks holds on random upgrades with random trouble."""
+
+    @settings(max_examples=UPGRADES // PARTS)
+    @given(scripts(part))
+    def upgrade(script: Script) -> None:
+        run(script)
+
+    upgrade()
+
+
+@pytest.mark.parametrize("name", sorted(REGRESSIONS))
+def test_regressions(name: str) -> None:
+    """Upgrades that once showed a bug."""
+    run(REGRESSIONS[name])
