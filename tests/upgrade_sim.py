@@ -89,6 +89,8 @@ class WatchedApi(MemoryApi):
             assert not under, f"the DaemonSet {name} is deleted under {under}"
         if kind.plural == "pods":
             assert self.world.pods[name].phase != "ready", f"the pod {name} is deleted while it is ready"
+            self._do("delete", kind, lambda: self.world.end(name))
+            return
         super().delete(kind, name, namespace, like)
 
 

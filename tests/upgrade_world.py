@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
-from api_store import Doc, Store
+from api_store import Doc, Refusal, Store
 from attrs import define, field, frozen
 
 from nvdriver_build.fleet.names import COMPONENT, DRIVER, GPU_LABEL, LABEL, NFD_VERSION
@@ -67,6 +67,8 @@ class Machine:
     store: Set[str] = field(factory=set)
     """Kernels that the node's own store has a set for."""
     fell: Optional[int] = None
+    following: Optional[Release] = None
+    """What it was to run after its last fall, and whether a set was there for that by then."""
     prebuilt: bool = False
     disturbed: bool = False
 
@@ -183,6 +185,7 @@ class World:
     def _fall(self, machine: Machine) -> None:
         machine.down = self.down_for
         following = machine.target or machine.release
+        machine.following = following
         machine.prebuilt = (following.kernel(machine.arch), machine.arch) in self.registry
         machine.fell, machine.disturbed = self.now, False
         for pod in self.pods.values():
@@ -195,6 +198,7 @@ class World:
             machine.down -= 1
             if machine.down == 0:
                 machine.release, machine.target = machine.target or machine.release, None
+                machine.prebuilt = machine.prebuilt and machine.release == machine.following
                 machine.boots += 1
                 machine.tell_in, machine.cordoned = self.tell_lag, False
                 machine.label_in = {"fresh": 0, "late": self.label_lag}.get(machine.nfd, 1 << 30)
@@ -259,7 +263,13 @@ class World:
             metadata = {"name": f"driver-toolkit:{name}", "namespace": "openshift"}
             self.store.put(STREAM_TAGS, {"metadata": metadata, "tag": {"name": name}, "image": document})
         metadata = {"name": "driver-toolkit", "namespace": "openshift"}
-        self.store.put(STREAMS, {"metadata": metadata, "spec": {"tags": tags}})
+        imported = [
+            {"tag": name, "items": [{"image": f"sha256:{image}"}]}
+            for name, image in self.stream.items()
+            if image in self.labelled_images
+        ]
+        new = {"metadata": metadata, "spec": {"tags": tags}, "status": {"tags": imported}}
+        self.store.put(STREAMS, new)
 
     # the DaemonSet controller
 
@@ -306,6 +316,14 @@ class World:
         self.store.create(
             PODS, SPACE, {"metadata": metadata, "spec": {"nodeName": node}, "status": _ready(False)}
         )
+
+    def end(self, name: str) -> None:
+        """A pod is deleted by somebody: its kubelet ends it."""
+        pod = self.pods.get(name)
+        if pod is None:
+            raise Refusal(404, "NotFound", f"no pod {name}")
+        if pod.ending is None:
+            self._end(pod)
 
     def _end(self, pod: PodState) -> None:
         pod.ending = END
