@@ -9,12 +9,12 @@ import difflib
 import os
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Optional
+from urllib.parse import unquote
 
-from attrs import frozen
+from attrs import field, frozen
 
 from nvdriver_build.commands import DEFAULT_PATH
 from nvdriver_build.errors import UsageError
-from nvdriver_build.signing.keys import TOKEN, checked_key
 
 PREFIX = "NVDRIVER_"
 FABRIC_MANAGER = "NVFM_CONFIG_"
@@ -23,6 +23,8 @@ DEFAULT_STORE = Path("/var/lib/nvdriver-build")
 MOST_JOBS = 1024
 """Thousands of compilers at once run out of file descriptors (dkms 100)."""
 _MIB = 1024 * 1024
+_TOKEN, _SECRET = "pkcs11:", "pin-value"
+"""RFC 7512: a key in a token, and what must not be in its URI."""
 _DIGITS = 9
 
 
@@ -32,6 +34,12 @@ class Config:
 
     path: str
     store: Path
+    registry_ca: Optional[Path]
+    registry_auth: Optional[Path]
+    https_proxy: Optional[str] = field(repr=False)
+    no_proxy: Optional[tuple[str, ...]]
+    kubernetes_host: Optional[str]
+    kubernetes_port: Optional[str]
     reuse: bool
     registry: Optional[str]
     trust: Optional[Path]
@@ -82,8 +90,27 @@ def _path(name: str, value: str) -> Path:
     return Path(value)
 
 
+def checked_key(name: str, text: str) -> str:
+    """A path, made absolute, or a `pkcs11:` URI; UsageError, which does not repeat it, where it has a PIN.
+
+    `name` is that of the setting or option. Everybody who lists processes sees the arguments of openssl.
+    """
+    if not text.startswith(_TOKEN):
+        return str(Path(text).absolute())
+    if _SECRET in unquote(text).lower():
+        raise UsageError(
+            f"{name} has a {_SECRET} in it, which everybody on this machine could read",
+            hint="take it out, and name a file with the PIN: NVDRIVER_SIGN_PIN_FILE or --pin-file",
+        )
+    if not text.isprintable():
+        raise UsageError(
+            f"{name} is no URI of one line", hint="see RFC 7512, such as pkcs11:token=T;object=O"
+        )
+    return text
+
+
 def _key(name: str, value: str) -> str:
-    return checked_key(name, value if value.startswith(TOKEN) else str(_path(name, value)))
+    return checked_key(name, value if value.startswith(_TOKEN) else str(_path(name, value)))
 
 
 def _flag(name: str, value: str) -> bool:
@@ -137,6 +164,15 @@ def _passthrough(name: str, value: str) -> str:
     return value
 
 
+def _of_others(_: str, value: str) -> str:
+    """A name that other programs have, too: a value that is bad for us matters where it is used."""
+    return value
+
+
+def _words(_: str, value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
 _SETTINGS = (
     _Setting("DRIVER_VERSION", "driver_version", None, _text),
     _Setting("DRIVER_TYPE", "", None, _passthrough),
@@ -152,6 +188,12 @@ _SETTINGS = (
     _Setting("NVDRIVER_STORE", "store", None, _path),
     _Setting("NVDRIVER_REUSE", "reuse", True, _compatible),
     _Setting("NVDRIVER_REGISTRY", "registry", None, _text),
+    _Setting("NVDRIVER_REGISTRY_CA", "registry_ca", None, _path),
+    _Setting("NVDRIVER_REGISTRY_AUTH", "registry_auth", None, _path),
+    _Setting("HTTPS_PROXY", "https_proxy", None, _of_others),
+    _Setting("NO_PROXY", "no_proxy", None, _words),
+    _Setting("KUBERNETES_SERVICE_HOST", "kubernetes_host", None, _of_others),
+    _Setting("KUBERNETES_SERVICE_PORT", "kubernetes_port", None, _of_others),
     _Setting("NVDRIVER_TRUST", "trust", None, _path),
     _Setting("NVDRIVER_SOURCE", "source", None, _path),
     _Setting("NVDRIVER_RUN_SHA256", "run_sha256", None, _text),

@@ -1,4 +1,4 @@
-"""`run` up to the first modprobe, on a node made of files: NODE RELEASE HEADERS MODULES SOURCE STORE."""
+"""`run` up to the first modprobe, on files: NODE RELEASE HEADERS MODULES SOURCE STORE [NAME=VALUE]."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nvdriver_build.userspace.daemons import Supervisor
 
 
 def main() -> None:
-    node, release, headers, modules, source, store = sys.argv[1:]
+    node, release, headers, modules, source, store, *more = sys.argv[1:]
     folder = Path(node)
     write(folder / "proc/sys/kernel/osrelease", release)
     uts = (Path(headers) / "include/generated/utsversion.h").read_text()
@@ -37,6 +37,7 @@ def main() -> None:
             "NVDRIVER_STORE": store,
             "NVDRIVER_MODULE_TREE": modules,
             "NVDRIVER_RUN_DIR": str(folder / "run"),
+            **dict(word.split("=", 1) for word in more),
         }
     )
     commands = SystemCommands(config.path)

@@ -62,7 +62,12 @@ def killed_at_each_call(
 def _killed_at(call: str, number: int, act: Callable[[], object]) -> Tuple[bool, bool]:
     """Whether the call was met, and whether the child was killed by it."""
     reading, writing = os.pipe()
-    child = _fork(lambda: (os.kill(os.getpid(), signal.SIGSTOP), act()), quiet=True)
+
+    def stopped() -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)  # until strace is there
+        act()
+
+    child = _fork(stopped, quiet=True)
     os.waitpid(child, os.WUNTRACED)
     argv = ["strace", "-f", "-qq", "-o", f"/dev/fd/{writing}", "-e", f"trace={call}"]
     argv += ["-e", f"inject={call}:signal=KILL:when={number}", "-p", str(child)]

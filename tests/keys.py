@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Tuple
+from typing import Sequence, Tuple
 
 from attrs import frozen
 
+from nvdriver_build.sets import ModuleSet
 from nvdriver_build.signing import Certificate, Signer, read_certificate
 
 
@@ -44,3 +45,20 @@ EXTENSIONS: Tuple[str, ...] = (
     "keyUsage=digitalSignature",
     "extendedKeyUsage=codeSigning",
 )
+
+
+def cms(module: Path, by: Identity, *words: str) -> bytes:
+    """A signature made elsewhere."""
+    argv = ["openssl", "cms", "-sign", "-binary", "-outform", "DER", "-in", str(module)]
+    argv += ["-signer", str(by.file), "-inkey", str(by.key), *words]
+    return subprocess.run(argv, capture_output=True, check=True).stdout
+
+
+PLAIN = ("-noattr", "-nocerts", "-nosmimecap", "-md", "sha256")
+
+
+def made_elsewhere(unsigned: ModuleSet, by: Identity, folder: Path, words: Sequence[str] = PLAIN) -> Path:
+    folder.mkdir()
+    for path in unsigned.paths:
+        (folder / f"{path.name}.p7s").write_bytes(cms(path, by, *words))
+    return folder

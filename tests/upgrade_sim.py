@@ -88,7 +88,8 @@ class WatchedApi(MemoryApi):
             under = [pod.name for pod in self.world.pods.values() if pod.daemonset == name]
             assert not under, f"the DaemonSet {name} is deleted under {under}"
         if kind.plural == "pods":
-            assert self.world.pods[name].phase != "ready", f"the pod {name} is deleted while it is ready"
+            pod = self.world.pods.get(name)
+            assert pod is None or pod.phase != "ready", f"the pod {name} is deleted while it is ready"
             self._do("delete", kind, lambda: self.world.end(name))
             return
         super().delete(kind, name, namespace, like)
@@ -148,8 +149,9 @@ class Simulation:
     trouble_until: int = -1
     fault: Optional[Callable[[str, str], Optional[BaseException]]] = None
     blind_until: Dict[str, int] = field(factory=dict)
-    offered: Dict[Release, int] = field(factory=dict)
-    seen: Dict[str, int] = field(factory=dict)
+    known_since: Dict[Release, int] = field(factory=dict)
+    """Since when a release is known to be coming to nodes as they are, so that prebuilds of it can go well."""
+    kinds: Tuple[Any, ...] = ()
     seen_loads: int = 0
     newest: Release = RELEASES[0]
     late: List[Tuple[int, Release, int]] = field(factory=list)
@@ -191,6 +193,7 @@ class Simulation:
             if machine.fell is not None and world.now - self.troubled <= 1:
                 machine.disturbed = True
         before = {name for name, each in world.machines.items() if each.down}
+        self._see_what_is_coming()
         world.tick()
         self._check_prebuilt(before)
         self._open_eyes()
@@ -230,10 +233,8 @@ class Simulation:
     def _offer(self, release: Release, kind: int) -> None:
         if kind in (0, 1):
             self.world.offer(release)
-            self.offered.setdefault(release, self.world.now)
         elif kind == 2:  # its labels are not known
             self.world.offer(release, labels=False)
-            self.offered.setdefault(release, self.world.now)
         elif kind == 3:  # it has no image
             self.world.offer(release, None)
         elif kind == 4:  # the image is of another release
@@ -249,7 +250,6 @@ class Simulation:
 
     def _do_retract(self, step: Step, release: Release, _: str) -> None:
         self.world.retract(release.version)
-        self.offered.pop(release, None)
 
     def _do_pause(self, step: Step, *_: object) -> None:
         self.world.paused = not self.world.paused
@@ -282,7 +282,7 @@ class Simulation:
                 self.world.store.delete(DAEMONSETS, SPACE, each["metadata"]["name"])
             else:
                 self.world.store.merge(
-                    DAEMONSETS, SPACE, each["metadata"]["name"], {"spec": {"minReadySeconds": step.which + 1}}
+                    DAEMONSETS, SPACE, each["metadata"]["name"], {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": step.which + 1}}}}
                 )
         self._trouble(2)
 
@@ -420,15 +420,26 @@ class Simulation:
                 or not self.script.registry
             ):
                 continue
-            since = max(self.offered.get(machine.target, 1 << 30), self.troubled)
+            since = max(self.known_since.get(machine.target, 1 << 30), self.troubled)
             known = world.stream.get(machine.target.version) == machine.target.image
-            if not known or world.failing_jobs or world.unpullable or self.newest != machine.target:
+            if not known or world.unpullable:
                 continue
-            alone = all(each.release != machine.target for each in world.machines.values())
-            if alone and world.now - since > PREBUILD + 3 and self.world.now - self.seen.get("arch", -99) > 9:
+            if world.now - since > PREBUILD + 3:
                 assert machine.prebuilt, (
                     f"{machine.name} reboots into {machine.target.version}, nothing is prebuilt"
                 )
+
+    def _see_what_is_coming(self) -> None:
+        world = self.world
+        kinds = (frozenset(each.arch for each in world.machines.values()), world.failing_jobs)
+        told = {each.told for each in world.machines.values()} | {each.release for each in world.machines.values()}
+        latest = world.stream.get("latest")
+        coming = next((each for each in RELEASES if each.image == latest), None)
+        good = coming is not None and world.stream.get(coming.version) == latest and coming not in told
+        if not good or kinds != self.kinds or world.failing_jobs:
+            self.known_since, self.kinds = {}, kinds
+        if good and coming is not None and not world.failing_jobs:
+            self.known_since = {coming: self.known_since.get(coming, world.now)}
 
     def _check_end(self) -> None:
         """Every node that can have a driver has it, and nothing is left of versions that are gone."""
@@ -445,6 +456,15 @@ class Simulation:
         there = {each["metadata"]["annotations"][LABEL] for each in self.world.daemonsets()}
         assert running <= there, f"no DaemonSet for {running - there}"
         assert there <= running | coming, f"DaemonSets of versions that are gone: {there - running - coming}"
+        self._check_objects()
+
+    def _check_objects(self) -> None:
+        """Our objects are as they were meant, whatever others did to them."""
+        assert self.controller.plan is not None
+        for wanted in self.controller.rounds.objects(self.controller.plan):
+            if wanted["kind"] == "DaemonSet":
+                found = self.world.store.get(DAEMONSETS, SPACE, wanted["metadata"]["name"])
+                assert found["spec"]["template"] == wanted["spec"]["template"], "a DaemonSet is not as planned"
 
     def _can_serve(self, machine: Machine) -> bool:
         world, kernel = self.world, machine.kernel

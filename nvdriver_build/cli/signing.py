@@ -12,14 +12,13 @@ from nvdriver_build.cli.logs import log_options
 from nvdriver_build.cli.output import check_output, write_set
 from nvdriver_build.cli.signals import StopFlag
 from nvdriver_build.commands import SystemCommands
-from nvdriver_build.config import Config, read_config
+from nvdriver_build.config import Config, checked_key, read_config
 from nvdriver_build.errors import UsageError
 from nvdriver_build.files import private_folder
 from nvdriver_build.sets import ModuleSet, open_set
 from nvdriver_build.signing import (
     Identity,
     attach_signatures,
-    checked_key,
     read_certificate,
     read_identity,
     sign_set,

@@ -1,9 +1,11 @@
-"""`store`: list, show, verify, prune."""
+"""`store`: list, show, verify, prune, push, pull."""
 
 from __future__ import annotations
 
 import datetime
 import os
+import re
+from pathlib import Path
 from typing import Any, Optional
 
 import attrs
@@ -12,10 +14,15 @@ import click
 
 from nvdriver_build.cli import emit, say
 from nvdriver_build.cli.logs import log_options
-from nvdriver_build.config import read_config
-from nvdriver_build.errors import StoreError
+from nvdriver_build.cli.signals import StopFlag
+from nvdriver_build.commands import Commands, SystemCommands
+from nvdriver_build.config import Config, read_config
+from nvdriver_build.errors import StoreError, UsageError
 from nvdriver_build.loader.host import Host
 from nvdriver_build.node.status import loaded_keys
+from nvdriver_build.node.stores import outside, own_store
+from nvdriver_build.obtain import Outside
+from nvdriver_build.sets import open_set
 from nvdriver_build.store import Entry, Rules, Store
 
 DAY = 86400.0
@@ -131,3 +138,45 @@ def prune(days: float, mebibytes: Optional[float], kernels: tuple[str, ...], as_
         emit({"dropped": list(dropped)})
     else:
         say(f"dropped {len(dropped)} of the sets in {place.root}")
+
+
+@store.command()
+@click.argument("names", metavar="SETS...", nargs=-1, required=True)
+@_json
+@log_options
+def push(names: tuple[str, ...], as_json: bool) -> None:
+    """Put signed sets, by key or by folder, into NVDRIVER_REGISTRY."""
+    config = read_config()
+    remote, place = _outside(config, SystemCommands(config.path, StopFlag().check)).remote, _store()
+    done = {}
+    for found in [open_set(Path(name)) if "/" in name else place.get(name) for name in names]:
+        done[found.key] = remote.push(found)
+        if not as_json:
+            say(f"{found.key[:12]}  {'put into' if done[found.key] else 'already in'} {remote}")
+    if as_json:
+        emit({"registry": str(remote), "sets": [{"key": key, "new": new} for key, new in done.items()]})
+
+
+@store.command()
+@click.argument("key")
+@_json
+@log_options
+def pull(key: str, as_json: bool) -> None:
+    """Take the set of KEY, which a trusted certificate has signed, from NVDRIVER_REGISTRY."""
+    if not re.fullmatch("[0-9a-f]{64}", key):
+        raise UsageError(f"{key!r} is no key", hint="a registry is asked for whole keys, of 64 hex digits")
+    config = read_config()
+    commands = SystemCommands(config.path, StopFlag().check)
+    place = own_store(config, commands)
+    found = place.take(key) or _outside(config, commands).pull(key, place)
+    if as_json:
+        emit({"key": found.key, "folder": str(found.folder)})
+    else:
+        say(f"{found.key[:12]}  in {found.folder}")
+
+
+def _outside(config: Config, commands: Commands) -> Outside:
+    found = outside(config, commands)
+    if found is None:
+        raise UsageError("no registry is given", hint="NVDRIVER_REGISTRY names it: HOST[:PORT]/REPOSITORY")
+    return found

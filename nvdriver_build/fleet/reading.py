@@ -17,6 +17,7 @@ from nvdriver_build.fleet.objects import part, text
 _CHUNK = 1 << 20
 _VALUE_LIMIT = 64 << 20
 _FILE_LIMIT = 64 << 20
+_ENDS = frozenset(" \t\r\n,:]}")
 _DECODER = json.JSONDecoder()
 INSTALL = "pip install 'nvdriver-build[fleet]'"
 
@@ -157,7 +158,8 @@ class _Stream:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.buffer, self.at)
-                if end < len(self.buffer) or self.ended:
+                # '1' of '1.5' is a value, too: what follows has to end it
+                if self.ended or self.buffer[end : end + 1] in _ENDS:
                     self.at = end
                     return value
             except ValueError:

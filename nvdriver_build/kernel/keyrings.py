@@ -23,9 +23,10 @@ TRUSTED = (".builtin_trusted_keys", ".secondary_trusted_keys", ".machine", ".pla
 REVOKED = ".blacklist"
 _LISTED = re.compile(r"^\s*\d+: \S+ +\d+ +\d+ asymmetric: .*: ([0-9a-f]+)\s*$", re.MULTILINE)
 _PROC = re.compile(
-    r"^[0-9a-f]+ I[^RDXN ]* +\d+ \S+ [0-9a-f]+ +0 +\d+ asymmetri .*: ([0-9a-f]+): X509\.", re.MULTILINE
+    r"^[0-9a-f]+ I[^RDUNi ]* +\d+ (?!expd)\S+ [0-9a-f]+ +0 +\d+ asymmetri .*: ([0-9a-f]+): X509\.",
+    re.MULTILINE,
 )
-"""Of root's, whole, and neither revoked, dead, expired nor negative."""
+"""Of root's, and whole: neither revoked, dead, invalid, negative nor expired."""
 _SEEN = re.compile(r" keyring +\.builtin_trusted_keys: ")
 """Every kernel that checks signatures has it, and nobody but root sees it."""
 _LIMIT = 10.0

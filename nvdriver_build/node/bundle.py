@@ -43,7 +43,10 @@ def write_bundle(
 def _contents(config: Config, host: Host, machine: str, commands: Commands) -> Iterator[Content]:
     yield "version", f"{__version__}\n".encode()
     yield "doctor.json", _json([attrs.asdict(check) for check in examine(config, host, machine, commands)])
-    yield "config.json", _json({name: str(value) for name, value in attrs.asdict(config).items()})
+    open_fields = [
+        field.name for field in attrs.fields(Config) if field.repr
+    ]  # the others may hold passwords
+    yield "config.json", _json({name: str(getattr(config, name)) for name in open_fields})
     yield "modules.json", _json({name: attrs.asdict(module) for name, module in driver_modules(host).items()})
     yield from _files(config, host)
     yield from _outputs(commands)

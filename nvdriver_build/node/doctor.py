@@ -11,7 +11,7 @@ from attrs import frozen
 from nvdriver_build.build import measure
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
-from nvdriver_build.errors import BuildError, LoadError, NvdriverError, SigningError
+from nvdriver_build.errors import BuildError, LoadError, NvdriverError, SigningError, StoreError
 from nvdriver_build.kernel import (
     RunningKernel,
     find_compiler,
@@ -24,14 +24,17 @@ from nvdriver_build.loader.host import Host, driver_modules
 from nvdriver_build.loader.parameters import read_parameters
 from nvdriver_build.node.getting import require_version
 from nvdriver_build.node.look import Kernel, kernel_trust, look, source_place
+from nvdriver_build.node.stores import outside
 from nvdriver_build.obtain import UNENFORCED
-from nvdriver_build.signing import ENROLL, read_identity, who
+from nvdriver_build.signing import ENROLL, TRUST_HINT, read_identity, who
 from nvdriver_build.source import check_archive, open_source
 from nvdriver_build.store import Store
 from nvdriver_build.toolkit import Shared
 
 SPACE = 2 * 1024**3
 """Bytes that a build of the real source needs for a while: an unpacked source and its objects."""
+_NO_KEY = "0" * 64
+"""The key of no set: whether a registry answers at all."""
 _BUILD_TOOLS = ("make", "strip")
 _LOAD_TOOLS = ("depmod", "modprobe", "rmmod")
 
@@ -57,7 +60,7 @@ def examine(
     else:
         checks.append(_attempt("headers", lambda: _headers(look(config, host, machine))))
         checks.append(_attempt("source", lambda: _source(config, commands)))
-    checks += [_attempt("store", lambda: _store(config))]
+    checks += [_attempt("store", lambda: _store(config)), _registry(config, commands)]
     checks += [_attempt("security", lambda: _security(config, host, commands))]
     if headers is None and checks[2].ok:
         checks += _compilers(look(config, host, machine), commands, config)
@@ -229,6 +232,23 @@ def _store(config: Config) -> Check:
     if damaged:
         return Check("store", None, detail, "they are dropped when they are needed; 'store verify' says why")
     return Check("store", True, detail)
+
+
+def _registry(config: Config, commands: Commands) -> Check:
+    """Whether others can serve this node; where not, `run` goes on without them."""
+    try:
+        place = outside(config, commands)
+        if place is None:
+            return Check("registry", None, "none: what is built here stays here")
+        if not place.trust.certificates:
+            return Check("registry", None, f"{place.remote} is not asked: nobody is trusted", TRUST_HINT)
+        place.remote.offer(_NO_KEY)
+        trusted = ", ".join(each.subject for each in place.trust.certificates)
+        return Check("registry", True, f"{place.remote}, for sets signed by {trusted}")
+    except StoreError as error:
+        return Check("registry", None, error.message, error.hint)
+    except NvdriverError as error:
+        return Check("registry", False, error.message, error.hint, error.exit_code)
 
 
 def _existing(path: Path) -> Path:

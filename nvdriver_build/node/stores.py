@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Optional
 
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
 from nvdriver_build.obtain import Outside, vouching
+from nvdriver_build.registry import Proxies, Registry, open_registry
+from nvdriver_build.registry.turns import Board, Either, LeaseBoard, MarkerBoard, Turns, in_cluster
 from nvdriver_build.signing import Trust, read_certificates
-from nvdriver_build.store import Remote, SharedStore, Store
+from nvdriver_build.store import SharedStore, Store
 
 
 def trust(config: Config) -> Trust:
@@ -24,12 +27,25 @@ def own_store(config: Config, commands: Commands) -> Store:
 
 
 def outside(config: Config, commands: Commands) -> Optional[Outside]:
-    """What is at NVDRIVER_REGISTRY, if that is set."""
-    remote = _remote(config)
-    return Outside(remote, trust(config), commands) if remote else None
-
-
-def _remote(config: Config) -> Optional[Remote]:
+    """What is at NVDRIVER_REGISTRY, if that is set: a registry, or a folder that nodes share."""
     if config.registry is None:
         return None
-    return SharedStore(Path(config.registry))
+    if config.registry.startswith("/"):
+        return Outside(SharedStore(Path(config.registry)), trust(config), commands)
+    registry = open_registry(
+        config.registry,
+        commands,
+        authority=config.registry_ca,
+        auth=config.registry_auth,
+        proxies=Proxies(config.https_proxy, config.no_proxy or ()),
+    )
+    name = config.node_name or os.uname().nodename
+    turns = Turns(_board(config, registry, commands), name, check=commands.check)
+    return Outside(registry, trust(config), commands, turns)
+
+
+def _board(config: Config, registry: Registry, commands: Commands) -> Board:
+    """Where it stands who builds: Leases, in a pod that may have them, else tags of the registry."""
+    marker = MarkerBoard(registry.content)
+    cluster = in_cluster(config.kubernetes_host, config.kubernetes_port)
+    return Either(LeaseBoard(cluster, check=commands.check), marker) if cluster else marker

@@ -9,9 +9,9 @@ from nvdriver_build.sets import ModuleSet
 from nvdriver_build.signing import KernelTrust
 
 UNENFORCED = (
-    "sign them with a key that the kernel trusts (NVDRIVER_SIGN_KEY and NVDRIVER_SIGN_CERT, a certificate "
-    "that `mokutil --import` enrolls, or of the firmware's db), or switch the enforcement off "
-    "(module.sig_enforce, Secure Boot, lockdown)"
+    "sign them, after their last change, with a key that the kernel trusts: NVDRIVER_SIGN_KEY and "
+    "NVDRIVER_SIGN_CERT, a certificate enrolled by `mokutil --import` or in the firmware's db; or "
+    "switch the enforcement off (module.sig_enforce, Secure Boot, lockdown)"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Callable, Iterator, Optional
 
 import structlog
@@ -13,6 +14,7 @@ from nvdriver_build.files import publish
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.obtain.fitting import require_fit
 from nvdriver_build.obtain.wish import Obtained, Wish
+from nvdriver_build.registry.turns import Turns
 from nvdriver_build.sets import (
     FOREIGN,
     UNREADABLE,
@@ -47,29 +49,46 @@ class Outside:
     remote: Remote
     trust: Trust
     commands: Commands
+    turns: Optional[Turns] = None
 
-    def take(self, wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
-        """A set from there that fits, in the node's own store by now; None where there is none.
+    def take(self, wish: Wish, recipe: Recipe, store: Store) -> tuple[Optional[Obtained], bool]:
+        """A set from there that fits, in the node's own store by now, if there is one; whether it serves.
 
         What is wrong with that place, or with what it has, is told and does not end anything: there are
         other ways.
         """
         if not self.trust.certificates:
             _log.warning(f"{self.remote} is not asked: no certificate is configured", hint=TRUST_HINT)
-            return None
+            return None, False
         try:
             for key in self._keys(wish, recipe):
                 found = self._taken(key, wish, recipe, store)
                 if found is not None:
-                    return found
+                    return found, True
         except StoreError as error:
             _log.warning(f"{self.remote} does not serve", reason=error.message, hint=error.hint)
-        return None
+            return None, False
+        return None, True
 
     def _keys(self, wish: Wish, recipe: Recipe) -> Iterator[str]:
         yield recipe.key
         if wish.reuse and wish.target.modversions:
             yield from self.remote.candidates(recipe, wish.target)
+
+    @contextlib.contextmanager
+    def turn(self, wish: Wish, recipe: Recipe, store: Store) -> Iterator[Optional[Obtained]]:
+        """What somebody else has built meanwhile; None: build it, while the others wait."""
+
+        def there() -> Optional[Obtained]:
+            with contextlib.suppress(StoreError):  # it served a moment ago
+                return self._taken(recipe.key, wish, recipe, store)
+            return None
+
+        if self.turns is None:
+            yield None
+            return
+        with self.turns.turn(recipe.key, there, builds=wish.signer is not None) as found:
+            yield found
 
     def _taken(self, key: str, wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
         offer = self.remote.offer(key)
@@ -99,14 +118,32 @@ class Outside:
         return manifest
 
     def _fetched(self, offer: Offer, wish: Wish, store: Store) -> Obtained:
+        with self._brought(offer, store) as made:
+            fit = require_fit(made, wish.target, wish.trust)
+            return Obtained(store.add(made.folder, made.key), fit, ORIGIN)
+
+    @contextlib.contextmanager
+    def _brought(self, offer: Offer, store: Store) -> Iterator[ModuleSet]:
+        """What is offered, in a private folder of the store, proven to be of somebody trusted."""
         with store.workspace() as work:
             place = work / "set"
             offer.fetch(place)
             publish(place / FOREIGN, f"{self.remote}\n")
             made = open_set(place)
             vouching(self.trust, self.commands)(made)
-            fit = require_fit(made, wish.target, wish.trust)
-            return Obtained(store.add(place, made.key), fit, ORIGIN)
+            yield made
+
+    def pull(self, key: str, store: Store) -> ModuleSet:
+        """The set of a key, in the node's own store by now, whatever kernel it is for.
+
+        StoreError where there is none that can be taken, SigningError where nobody trusted has signed it.
+        """
+        offer = self.remote.offer(key)
+        if offer is None:
+            raise StoreError(f"{self.remote} has no set {key}", hint="the whole key is needed")
+        self._require_signed(offer, key)
+        with self._brought(offer, store) as made:
+            return store.add(made.folder, key)
 
     def give(self, found: ModuleSet) -> None:
         """Let others have a set that was signed here; that place's troubles are told, and end nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Optional
 
 import structlog
@@ -58,29 +59,41 @@ def _obtain(
     if found is not None:
         return found
     _log.info("not in the store", key=recipe.key[:12], why=store.explain_miss(recipe))
-    found = outside.take(wish, recipe, store) if outside else None
+    found, serves = outside.take(wish, recipe, store) if outside else (None, False)
     if found is not None:
         return found
-    with store.building(recipe.key, _WAIT_FOR_OTHER, commands.check):
+    with store.building(recipe.key, _WAIT_FOR_OTHER, commands.check), contextlib.ExitStack() as turn:
         found = _find(wish, recipe, store)
-        if found is not None:
-            return found
-        if wish.certificate is not None:
-            made = signed(
-                wish,
-                wish.certificate,
-                recipe,
-                store,
-                commands,
-                lambda unsigned: _obtain(unsigned, unsigned.recipe(), store, commands, progress, elsewhere),
-            )
-            if outside and wish.signer:
-                outside.give(made.set)
-            return made
-        _require_unenforced(wish)
-        if wish.headers is None and elsewhere is not None:
-            return fetch(wish, recipe, store, elsewhere, progress)
-        return build(wish, recipe, store, commands, progress)
+        if found is None and outside and serves:
+            found = turn.enter_context(outside.turn(wish, recipe, store))
+        return found or _make(wish, recipe, store, commands, progress, elsewhere, outside)
+
+
+def _make(
+    wish: Wish,
+    recipe: Recipe,
+    store: Store,
+    commands: Commands,
+    progress: Optional[Progress],
+    elsewhere: Optional[Elsewhere],
+    outside: Optional[Outside],
+) -> Obtained:
+    if wish.certificate is not None:
+        made = signed(
+            wish,
+            wish.certificate,
+            recipe,
+            store,
+            commands,
+            lambda unsigned: _obtain(unsigned, unsigned.recipe(), store, commands, progress, elsewhere),
+        )
+        if outside and wish.signer:
+            outside.give(made.set)
+        return made
+    _require_unenforced(wish)
+    if wish.headers is None and elsewhere is not None:
+        return fetch(wish, recipe, store, elsewhere, progress)
+    return build(wish, recipe, store, commands, progress)
 
 
 def _require_unenforced(wish: Wish) -> None:

@@ -11,7 +11,6 @@ from nvdriver_build.signing.documents import TRUST_HINT, Trust, sign_manifest
 from nvdriver_build.signing.genuine import is_genuine
 from nvdriver_build.signing.identity import Identity, read_identity
 from nvdriver_build.signing.kernel_trust import ENROLL, NOT_KNOWN, KernelTrust, signing_certificate, who
-from nvdriver_build.signing.keys import checked_key
 from nvdriver_build.signing.modules import attach_signatures, kernel_hash, sign_set
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "Signer",
     "Trust",
     "attach_signatures",
-    "checked_key",
     "is_genuine",
     "kernel_hash",
     "parse_certificate",

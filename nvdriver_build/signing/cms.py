@@ -7,14 +7,16 @@ signed (scripts/sign-file.c), and with them, for documents.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence
 
 from attrs import frozen
 
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import SigningError
+from nvdriver_build.files import private_folder
 from nvdriver_build.signing.certificates import Certificate
 from nvdriver_build.signing.keys import TOKEN, token_words
 
@@ -39,8 +41,8 @@ def sign(
     document: Path, signer: Signer, commands: Commands, *, hash_name: str = "sha256", attributes: bool
 ) -> bytes:
     """The signature over the bytes of a file, as DER; SigningError where the key cannot be used."""
-    with tempfile.TemporaryDirectory(prefix="nvdriver-build-sign-") as private:
-        certificate, made = Path(private) / "certificate.pem", Path(private) / "signature"
+    with private_place() as private:
+        certificate, made = private / "certificate.pem", private / "signature"
         certificate.write_bytes(signer.certificate.pem)
         argv = ["openssl", "cms", "-sign", "-binary", "-nosmimecap", "-nocerts", "-outform", "DER"]
         argv += [] if attributes else ["-noattr"]
@@ -53,6 +55,19 @@ _KEY_HINT = (
     "is the key there, readable, that of the certificate, and its PIN or passphrase in the file that "
     "NVDRIVER_SIGN_PIN_FILE (or --pin-file) names?"
 )
+
+
+@contextlib.contextmanager
+def private_place() -> Iterator[Path]:
+    """A folder for what openssl reads and writes, never a key; one that a killed process left is swept."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(private_folder(Path(tempfile.gettempdir())))
+        except OSError as error:
+            raise SigningError(
+                f"there is no folder to sign or verify in: {error}", hint="mount a volume at /tmp"
+            ) from error
+        yield folder
 
 
 def _key(signer: Signer, commands: Commands) -> list[str]:
@@ -75,8 +90,8 @@ def verify(
     """
     require_form(signature, attributes, [each.id for each in trusted])
     names = ", ".join(each.subject for each in trusted)
-    with tempfile.TemporaryDirectory(prefix="nvdriver-build-verify-") as private:
-        paths = [Path(private) / name for name in ("document", "signature", "trusted.pem")]
+    with private_place() as private:
+        paths = [private / name for name in ("document", "signature", "trusted.pem")]
         for path, content in zip(paths, (document, signature, b"".join(each.pem for each in trusted))):
             path.write_bytes(content)
         argv = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", str(paths[1])]

@@ -6,8 +6,6 @@ holds the digest of every module, by a certificate that was configured.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Optional
 
 from attrs import frozen
@@ -15,7 +13,7 @@ from attrs import frozen
 from nvdriver_build.commands import Commands
 from nvdriver_build.errors import SigningError
 from nvdriver_build.signing.certificates import Certificate
-from nvdriver_build.signing.cms import Signer, sign, verify
+from nvdriver_build.signing.cms import Signer, private_place, sign, verify
 
 TRUST_HINT = "NVDRIVER_TRUST names the certificates of those who may build for this node"
 
@@ -50,7 +48,7 @@ class Trust:
 
 def sign_manifest(manifest: bytes, signer: Signer, commands: Commands) -> bytes:
     """The signature over the bytes of a manifest; SigningError where the key cannot be used."""
-    with tempfile.TemporaryDirectory(prefix="nvdriver-build-sign-") as private:
-        document = Path(private) / "manifest.json"
+    with private_place() as private:
+        document = private / "manifest.json"
         document.write_bytes(manifest)
         return sign(document, signer, commands, attributes=True)

@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
-from attrs import frozen
-
 from nvdriver_build.elf import appended_signature, unsigned_digest
-from nvdriver_build.errors import ModuleFormatError
+from nvdriver_build.errors import SigningError
 from nvdriver_build.signing.certificates import Certificate
+from nvdriver_build.signing.cms import require_form
 
 _PREFIXES = {
     "sha256": "3031300d060960864801650304020105000420",
@@ -21,17 +20,9 @@ _PREFIXES = {
     "sha512": "3051300d060960864801650304020305000440",
 }
 """The DER in front of a digest (RFC 8017, 9.2, note 1)."""
-_ALGORITHMS = ("rsassa_pkcs1v15", "sha256_rsa", "sha384_rsa", "sha512_rsa")
 _MOST_BITS = 16384
 """Of a modulus; the kernel takes 4096 of them. One of a hostile certificate would take minutes."""
 _MOST_EXPONENT = 2**32
-
-
-@frozen
-class _Signature:
-    signer: bytes
-    hash: str
-    value: bytes
 
 
 def is_genuine(module: Path, certificate: Certificate) -> Optional[bool]:
@@ -39,29 +30,19 @@ def is_genuine(module: Path, certificate: Certificate) -> Optional[bool]:
 
     ModuleFormatError where the file is damaged.
     """
+    from asn1crypto import cms
+
     der = appended_signature(module)
     if der is None:
         return None
-    found = _read(der, module)
-    if found is None or found.signer != certificate.id:
-        return False
-    told = bytes.fromhex(_PREFIXES[found.hash]) + unsigned_digest(module, found.hash)
-    return _is_of(found.value, told, certificate)
-
-
-def _read(der: bytes, module: Path) -> Optional[_Signature]:
-    from asn1crypto import cms
-
     try:
-        info = cms.ContentInfo.load(der, strict=True)["content"]["signer_infos"][0]
-        algorithm, hash_name = (
-            info[name]["algorithm"].native for name in ("signature_algorithm", "digest_algorithm")
-        )
-        ours = algorithm in _ALGORITHMS and hash_name in _PREFIXES and not len(info["signed_attrs"])
-        return _Signature(info["sid"].dump(), hash_name, info["signature"].native) if ours else None
-    except Exception as error:  # asn1crypto means to raise ValueError, damaged DER brings out many more
-        message = f"{module}: its signature is damaged ({type(error).__name__})"
-        raise ModuleFormatError(message, hint="sign it again") from error
+        require_form(der, False, [certificate.id])
+    except SigningError:
+        return False
+    info = cms.ContentInfo.load(der)["content"]["signer_infos"][0]
+    hash_name = info["digest_algorithm"]["algorithm"].native
+    told = bytes.fromhex(_PREFIXES[hash_name]) + unsigned_digest(module, hash_name)
+    return _is_of(info["signature"].native, told, certificate)
 
 
 def _is_of(value: bytes, told: bytes, certificate: Certificate) -> bool:

@@ -1,37 +1,15 @@
-"""Where a signing key is: a file, or in a PKCS#11 token (RFC 7512). The key itself is never read here."""
+"""Keys in PKCS#11 tokens (RFC 7512)."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from urllib.parse import unquote
-
 from nvdriver_build.commands import CommandError, Commands
-from nvdriver_build.errors import SigningError, UsageError
+from nvdriver_build.errors import SigningError
 
 TOKEN = "pkcs11:"
-_SECRET = "pin-value"
+"""What such a key's URI begins with; every other key is the path of a file."""
 _ENGINE = ["-engine", "pkcs11", "-keyform", "engine"]
 _PROVIDER = ["-provider", "pkcs11", "-provider", "default"]
 _TIMEOUT = 20.0
-
-
-def checked_key(name: str, text: str) -> str:
-    """A path, made absolute, or a `pkcs11:` URI; UsageError, which does not repeat it, where it has a PIN.
-
-    `name` is that of the setting or option. Everybody who lists processes sees the arguments of openssl.
-    """
-    if not text.startswith(TOKEN):
-        return str(Path(text).absolute())
-    if _SECRET in unquote(text).lower():
-        raise UsageError(
-            f"{name} has a {_SECRET} in it, which everybody on this machine could read",
-            hint="take it out, and name a file with the PIN: NVDRIVER_SIGN_PIN_FILE or --pin-file",
-        )
-    if not text.isprintable():
-        raise UsageError(
-            f"{name} is no URI of one line", hint="see RFC 7512, such as pkcs11:token=T;object=O"
-        )
-    return text
 
 
 def token_words(commands: Commands) -> list[str]:

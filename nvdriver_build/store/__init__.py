@@ -61,7 +61,7 @@ class Store:
 
     def find(self, recipe: Recipe) -> Optional[ModuleSet]:
         """The set of exactly this recipe, every byte checked; a damaged one is dropped, told, and None."""
-        return self._take(recipe.key)
+        return self.take(recipe.key)
 
     def fitting(self, recipe: Recipe, target: KernelTarget) -> Iterator[ModuleSet]:
         """Sets like that of `recipe` but of other kernels whose symbols `target` has, the last used first.
@@ -71,13 +71,13 @@ class Store:
         with self._translated():
             keys = [key for key in self._index.candidates(recipe, target) if _KEY.fullmatch(key)]
         for key in sorted(keys, key=lambda key: -last_used(self._folder(key))):
-            found = self._take(key)
+            found = self.take(key)
             if found is not None:
                 yield found
             else:
                 self._index.drop(key)
 
-    def _take(self, key: str) -> Optional[ModuleSet]:
+    def take(self, key: str) -> Optional[ModuleSet]:
         """The set of a key, every byte checked; a damaged one is dropped, told, and None."""
         folder = self._folder(key)
         with self._translated():
@@ -189,7 +189,7 @@ class Store:
         self._drop(key, None)
 
     def _drop(self, key: str, used: Optional[float]) -> bool:
-        """Drop a set, unless somebody has used it after `used`: whoever takes it says so first (`_take`)."""
+        """Drop a set, unless somebody has used it after `used`: whoever takes it says so first (`take`)."""
         place = self._folder(key)
         with self._translated(), self.workspace() as private:
             if used is not None and last_used(place) > used:

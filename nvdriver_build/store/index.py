@@ -22,7 +22,7 @@ from nvdriver_build.files import publish, read_plain
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.sets import ModuleSet, Recipe
 
-_LAYOUT = "module_layout"
+LAYOUT = "module_layout"
 """Its CRC differs between nearly any two kernels of different ABI: compared first."""
 _LIMIT = 16 * 1024 * 1024
 """Bytes that an entry may have; that of NVIDIA's modules has 30,000."""
@@ -57,19 +57,24 @@ class Index:
             place.unlink(missing_ok=True)
 
     def _family(self, recipe: Recipe, vermagic: str, config_digest: str) -> Path:
-        text = json.dumps([recipe.family, vermagic.partition(" ")[2], config_digest], sort_keys=True)
-        return self._folder / hashlib.sha256(text.encode()).hexdigest()
+        return self._folder / family(recipe, vermagic, config_digest)
 
     @property
     def _folder(self) -> Path:
         return self.root / "index"
 
 
+def family(recipe: Recipe, vermagic: str, config_digest: str) -> str:
+    """The digest of all that sets have in common which may fit one kernel, beside the symbols."""
+    text = json.dumps([recipe.family, vermagic.partition(" ")[2], config_digest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _needed(modules: Sequence[ModuleFacts]) -> list[bytes]:
     """What the set asks of the kernel: not what its own modules export, nor what it can do without."""
     own = {name for module in modules for name in (*module.exports, *module.weak)}
     needed = {item for module in modules for item in module.needed.items() if item[0] not in own}
-    return [_line(name, crc) for name, crc in sorted(needed, key=lambda item: (item[0] != _LAYOUT, item))]
+    return [_line(name, crc) for name, crc in sorted(needed, key=lambda item: (item[0] != LAYOUT, item))]
 
 
 def _line(name: str, crc: int) -> bytes:

@@ -27,6 +27,8 @@ def rig(tmp_path: Path) -> FakeToolchain:
 COMMANDS = (
     "run",
     "build",
+    "sign",
+    "prebuild",
     "verify",
     "inspect",
     "doctor",

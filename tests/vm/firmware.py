@@ -4,8 +4,8 @@
     Machine(kernel, busybox, folder, firmware=firmware)         # boots in about 12 s
 
 The certificates are in the firmware's db, which the kernel's keyring .platform is made of; Debian's and
-RHEL's kernels ask it for modules. The kernel is given by -kernel, so that the firmware's own check of it is
-not tested here: what is, is what a kernel does that finds Secure Boot on.
+RHEL's kernels ask it for modules. The kernel is given by -kernel, so the firmware's own check of it is not
+tested here: what is, is what a kernel does that finds Secure Boot on.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Node:
     """A VM with the driver's settings: starts, awaits and ends `run` in it."""
 
     def __init__(self, vm: Machine, kernel: KitKernel, build: RealBuild) -> None:
-        self.vm = vm
+        self.vm, self.store = vm, build.store
         settings = {
             "PYTHONPATH": Path(__file__).parents[2],
             "NVDRIVER_STORE": build.store,
@@ -37,8 +37,8 @@ class Node:
         }
         self.export = "export " + " ".join(f"{name}='{value}'" for name, value in settings.items()) + "\n"
 
-    def command(self, words: str) -> Done:
-        return self.vm.run(f"{self.export}{COMMAND} {words}", check=False, timeout=SLOW)
+    def command(self, words: str, before: str = "") -> Done:
+        return self.vm.run(f"{self.export}{before}{COMMAND} {words}", check=False, timeout=SLOW)
 
     def start(self) -> None:
         self.vm.run(

@@ -15,6 +15,7 @@ from nvdriver_build.fleet.manifests.common import (
     config_name,
     configuration,
     made,
+    own,
 )
 from nvdriver_build.fleet.manifests.driver import Driver, content_digest, driver_settings, is_image
 from nvdriver_build.fleet.manifests.pod import pod_template
@@ -80,11 +81,13 @@ def daemonset(wanted: DaemonSetWanted, driver: Driver, contents: Mapping[str, st
     value = label_value(wanted.version)
     found["metadata"]["labels"][LABEL] = value
     found["metadata"]["annotations"] = {LABEL: wanted.version}
-    found["spec"] = {
-        "selector": {"matchLabels": {NAME: driver.name, COMPONENT: DRIVER, LABEL: value}},
-        "updateStrategy": {"type": "OnDelete"},
-        "template": _stamped(pod_template(wanted, driver, contents)),
-    }
+    found["spec"] = own(
+        {
+            "selector": {"matchLabels": {NAME: driver.name, COMPONENT: DRIVER, LABEL: value}},
+            "updateStrategy": {"type": "OnDelete"},
+            "template": _stamped(pod_template(wanted, driver, contents)),
+        }
+    )
     return found
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Iterable, Optional
 
-from nvdriver_build.fleet.manifests.common import NAME, Object, made
+from nvdriver_build.fleet.manifests.common import NAME, Object, made, own
 from nvdriver_build.fleet.manifests.driver import Driver
 from nvdriver_build.fleet.names import COMPONENT, DRIVER, FLEET, PREBUILD
 
@@ -23,14 +23,8 @@ def access_objects(driver: Driver) -> list[Object]:
     namespace = made("v1", "Namespace", driver, driver.namespace, FLEET, namespaced=False)
     namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "privileged"
     accounts = [made("v1", "ServiceAccount", driver, f"{driver.name}-{each}", each) for each in _accounts()]
-    return [
-        namespace,
-        *accounts,
-        _scc(driver),
-        *_driver_rights(driver),
-        *_fleet_rights(driver),
-        _priority(driver),
-    ]
+    rights = [*_driver_rights(driver), *_fleet_rights(driver)]
+    return list(map(own, [namespace, *accounts, _scc(driver), *rights, _priority(driver)]))
 
 
 def network_policies(driver: Driver) -> list[Object]:

@@ -31,6 +31,13 @@ def made(
     return {"apiVersion": version, "kind": kind, "metadata": metadata}
 
 
+def own(value: Any) -> Any:
+    """A copy that shares no part with another object: constants stay as they are, YAML needs no anchors."""
+    if isinstance(value, Mapping):
+        return {name: own(each) for name, each in value.items()}
+    return [own(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
 def variable(name: str, value: str) -> Object:
     """A variable with a value."""
     return {"name": name, "value": value}

@@ -8,6 +8,7 @@ from nvdriver_build.fleet.manifests.common import (
     Object,
     made,
     mount,
+    own,
     pull_secrets,
     registry_variables,
     registry_volumes,
@@ -59,7 +60,7 @@ def prebuild_job(wanted: PrebuildWanted, driver: Driver) -> Object:
         },
         "template": {"metadata": {"labels": dict(job["metadata"]["labels"])}, "spec": _pod(wanted, driver)},
     }
-    return job
+    return {name: own(part) for name, part in job.items()}
 
 
 def _pod(wanted: PrebuildWanted, driver: Driver) -> Object:

@@ -1,0 +1,238 @@
+"""The store in an OCI registry: a set is one artifact, found by key or by what might fit, without listing.
+
+    set-<key>     the set (`artifacts`)
+    fit-<digest>  keys of sets that might fit a kernel (`hints`)
+    turn-<key>    who builds that set now (`turns`)
+
+A registry is believed nothing: what it gives is bounded in time and bytes, compared with its digests and with
+the manifest, and whether the manifest is to be trusted is the caller's to say before any module moves. Every
+failure is a StoreError with a hint; whoever asks goes on without a registry.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Iterator, Optional
+
+import structlog
+from attrs import frozen
+
+from nvdriver_build.commands import CommandError, Commands
+from nvdriver_build.errors import SigningError, StoreError
+from nvdriver_build.files import FULL, sha256_file
+from nvdriver_build.kernel import KernelTarget
+from nvdriver_build.registry import hints
+from nvdriver_build.registry.artifacts import (
+    MANIFEST_TYPE,
+    MODULE_TYPE,
+    SIGNATURE_TYPE,
+    Artifact,
+    Blob,
+    blob_of,
+    parse_artifact,
+)
+from nvdriver_build.registry.blobs import Content, Parts
+from nvdriver_build.registry.compression import compress, expand, most_compressed
+from nvdriver_build.registry.login import read_login
+from nvdriver_build.registry.place import Place, Proxies, parse_place, tls_context
+from nvdriver_build.registry.session import Session
+from nvdriver_build.registry.transport import Limits, Transport
+from nvdriver_build.sets import MANIFEST, SIGNATURE, Manifest, ModuleSet, Recipe, open_set, parse_manifest
+
+__all__ = ["Limits", "Offer", "Place", "Proxies", "Registry", "open_registry", "parse_place"]
+
+_MOST_MODULE = 1024**3
+"""Bytes of a module; nvidia.ko with its debug information has a fifth of it."""
+_STRAIGHT, _LIMITS = Proxies(), Limits()
+_log = structlog.get_logger()
+
+
+@frozen
+class Offer:
+    """A set that a registry has, by its own words: nothing of it is proven, and no module has moved yet."""
+
+    key: str
+    manifest: bytes
+    signature: Optional[bytes]
+    described: Manifest
+    """What `manifest` says."""
+    _registry: Registry
+    _modules: dict[str, Blob]
+
+    def fetch(self, place: Path) -> None:
+        """Write the set into the private folder `place`, every byte compared with digests and manifest.
+
+        OSError where the disk is full.
+        """
+        try:
+            self._fetch(place)
+        except OSError as error:
+            if error.errno in FULL:  # the store's to tell
+                raise
+            raise StoreError(
+                f"set {self.key[:12]} cannot be written to {place}: {error.strerror or error}",
+                hint="is that disk sound?",
+            ) from error
+
+    def _fetch(self, place: Path) -> None:
+        place.mkdir(exist_ok=True)
+        for file in self.described.files:
+            self._registry.module(self._modules[file.file], file.size, place / file.file)
+        if self.signature is not None:
+            (place / SIGNATURE).write_bytes(self.signature)
+        (place / MANIFEST).write_bytes(self.manifest)
+        open_set(place)
+
+
+@frozen(eq=False)
+class Registry:
+    """The sets in a repository of a registry."""
+
+    session: Session
+    commands: Commands
+
+    def __str__(self) -> str:
+        return f"registry {self.session.place}"
+
+    @property
+    def content(self) -> Content:
+        """What it holds."""
+        return Content(self.session)
+
+    def offer(self, key: str) -> Optional[Offer]:
+        """The set of a key, if there is one."""
+        document = self.content.document(f"set-{key}")
+        if document is None:
+            return None
+        try:
+            found = parse_artifact(document)
+        except ValueError as error:
+            raise self.session.lying(f"set-{key[:12]} is no set: {error}") from error
+        manifest = self.content.read(found.config)
+        described = self._described(key, manifest, found)
+        signature = self.content.read(found.signature) if found.signature else None
+        return Offer(key, manifest, signature, described, self, dict(found.modules))
+
+    def candidates(self, recipe: Recipe, target: KernelTarget) -> Iterator[str]:
+        """Keys of sets like that of `recipe`, of other kernels, that might fit `target`; the newest first."""
+        tag = hints.wanted_tag(recipe, target)
+        keys = hints.read(self.content, tag) if tag else ()
+        yield from (key for key in keys if key != recipe.key)
+
+    def push(self, made: ModuleSet) -> bool:
+        """Have a signed set there; False where it was there already, just so.
+
+        SigningError for a set without a signature. Whatever is there under its key is replaced: who may write
+        there without a key to sign with must not keep a set from those who take signed ones only.
+        """
+        try:
+            return self._pushed(made)
+        except OSError as error:
+            raise StoreError(
+                f"set {made.key[:12]} is not pushed: {error.strerror or error}",
+                hint="is the set still there, and is there space in /tmp?",
+            ) from error
+
+    def _pushed(self, made: ModuleSet) -> bool:
+        manifest, signature = made.manifest_bytes, made.signature
+        if signature is None:
+            raise SigningError(
+                f"set {made.key[:12]} is not pushed: it has no {SIGNATURE}",
+                hint="others take signed manifests only: NVDRIVER_SIGN_KEY and NVDRIVER_SIGN_CERT",
+            )
+        config = blob_of(manifest, MANIFEST_TYPE, MANIFEST)
+        signed = blob_of(signature, SIGNATURE_TYPE, SIGNATURE)
+        new = not self._is_there(made, config, signed)
+        if new:
+            with tempfile.TemporaryDirectory(prefix="nvdriver-build-push-") as work:
+                packed = [self._packed(path, made, Path(work)) for path in made.paths]
+                modules = {blob.title: blob for blob, _ in packed if blob.title}
+                document = Artifact(config, signed, modules).document()
+                parts: Parts = ((config, manifest), (signed, signature), *packed)
+                self.content.publish(f"set-{made.key}", document, parts)
+        self._hint(made.manifest)
+        return new
+
+    def module(self, blob: Blob, size: int, path: Path) -> None:
+        """Write the module that a layer holds, which has to expand to `size` bytes."""
+        packed = path.with_name(f"{path.name}.zst")
+        self.content.save(blob, packed)
+        try:
+            expand(packed, path, size, self.commands)
+        except ValueError as error:
+            raise self.session.lying(f"{path.name}: {error}") from error
+        except CommandError as error:
+            raise StoreError(
+                f"sets of a registry cannot be unpacked: {error.message}", hint=error.hint
+            ) from error
+        packed.unlink()
+
+    def _described(self, key: str, manifest: bytes, found: Artifact) -> Manifest:
+        """What the manifest says, once it agrees with what is there."""
+        try:
+            described = parse_manifest(manifest, f"set-{key[:12]}")
+        except StoreError as error:
+            raise self.session.lying(error.message) from error
+        if described.key != key:
+            raise self.session.lying(f"set-{key[:12]} is the set {described.key[:12]}")
+        if {file.file for file in described.files} != set(found.modules):
+            raise self.session.lying(f"the layers of set-{key[:12]} are not the modules of its manifest")
+        for file in described.files:
+            packed = found.modules[file.file].size
+            if not 0 <= file.size <= _MOST_MODULE or packed > most_compressed(file.size):
+                raise self.session.lying(f"{file.file} has {packed} bytes for {file.size}")
+        return described
+
+    def _is_there(self, made: ModuleSet, config: Blob, signature: Blob) -> bool:
+        """Whether the artifact is there, of these very documents."""
+        document = self.content.document(f"set-{made.key}")
+        try:
+            there = parse_artifact(document) if document is not None else None
+        except ValueError:
+            return False
+        if there is None or there.signature is None:
+            return False
+        same = (there.config.digest, there.signature.digest) == (config.digest, signature.digest)
+        return same and set(there.modules) == {path.name for path in made.paths}
+
+    def _packed(self, path: Path, made: ModuleSet, work: Path) -> tuple[Blob, Path]:
+        (described,) = (file for file in made.manifest.files if file.file == path.name)
+        packed = work / f"{path.name}.zst"
+        try:
+            compress(path, packed, self.commands)
+        except CommandError as error:
+            raise StoreError(
+                f"set {made.key[:12]} is not pushed: {error.message}", hint=error.hint
+            ) from error
+        blob = Blob(MODULE_TYPE, f"sha256:{sha256_file(packed)}", packed.stat().st_size, path.name)
+        if sha256_file(path) != described.sha256:
+            raise StoreError(f"{path} is not as its manifest says", hint="it is not pushed; build it again")
+        return blob, packed
+
+    def _hint(self, manifest: Manifest) -> None:
+        """Let nodes with other kernels find it; without that it is found by its key."""
+        tag = hints.own_tag(manifest)
+        try:
+            if tag is not None:
+                hints.add(self.content, tag, manifest.key)
+        except StoreError as error:
+            _log.warning("other kernels may not find the set in the registry", reason=error.message)
+
+
+def open_registry(
+    place: str,
+    commands: Commands,
+    *,
+    authority: Optional[Path] = None,
+    auth: Optional[Path] = None,
+    proxies: Proxies = _STRAIGHT,
+    limits: Limits = _LIMITS,
+) -> Registry:
+    """The registry at `HOST[:PORT]/REPOSITORY`; nothing is asked of it yet. UsageError for a bad value.
+
+    `authority` has certificates of a private CA, `auth` the logins, as container tools keep them.
+    """
+    parsed = parse_place(place)
+    transport = Transport(tls_context(authority), proxies, limits, commands.check)
+    return Registry(Session(parsed, transport, read_login(auth, parsed)), commands)
