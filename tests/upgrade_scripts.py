@@ -20,7 +20,7 @@ _WORLD = (
     "retract",
     "jobs_fail",
     "unpullable",
-)
+)  # fmt: skip
 _TROUBLE = ("fail", "gone", "blind", "lag", "restart", "crash", "meddle")
 _PARTS = (
     (*_COMMON, "reboot", "stale", "pause"),

@@ -251,6 +251,11 @@ class Simulation:
     def _do_retract(self, step: Step, release: Release, _: str) -> None:
         self.world.retract(release.version)
 
+    def _do_swap(self, step: Step, release: Release, _: str) -> None:
+        """The tags of two releases have each other's image, and what is in them is known."""
+        for one, other in ((release, self.newest), (self.newest, release)):
+            self.world.offer(one, other.image, latest=False)
+
     def _do_pause(self, step: Step, *_: object) -> None:
         self.world.paused = not self.world.paused
 
@@ -282,7 +287,10 @@ class Simulation:
                 self.world.store.delete(DAEMONSETS, SPACE, each["metadata"]["name"])
             else:
                 self.world.store.merge(
-                    DAEMONSETS, SPACE, each["metadata"]["name"], {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": step.which + 1}}}}
+                    DAEMONSETS,
+                    SPACE,
+                    each["metadata"]["name"],
+                    {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": step.which + 1}}}},
                 )
         self._trouble(2)
 
@@ -432,7 +440,9 @@ class Simulation:
     def _see_what_is_coming(self) -> None:
         world = self.world
         kinds = (frozenset(each.arch for each in world.machines.values()), world.failing_jobs)
-        told = {each.told for each in world.machines.values()} | {each.release for each in world.machines.values()}
+        told = {each.told for each in world.machines.values()} | {
+            each.release for each in world.machines.values()
+        }
         latest = world.stream.get("latest")
         coming = next((each for each in RELEASES if each.image == latest), None)
         good = coming is not None and world.stream.get(coming.version) == latest and coming not in told
@@ -464,7 +474,9 @@ class Simulation:
         for wanted in self.controller.rounds.objects(self.controller.plan):
             if wanted["kind"] == "DaemonSet":
                 found = self.world.store.get(DAEMONSETS, SPACE, wanted["metadata"]["name"])
-                assert found["spec"]["template"] == wanted["spec"]["template"], "a DaemonSet is not as planned"
+                assert found["spec"]["template"] == wanted["spec"]["template"], (
+                    "a DaemonSet is not as planned"
+                )
 
     def _can_serve(self, machine: Machine) -> bool:
         world, kernel = self.world, machine.kernel
