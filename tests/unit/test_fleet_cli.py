@@ -15,9 +15,6 @@ from typing import Any, Dict, List
 import pytest
 from cli_runs import cli, environment
 from cluster_objects import (
-    GPU,
-    K1,
-    K2,
     V1,
     V2,
     V3,
@@ -31,10 +28,12 @@ from cluster_objects import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from large_cluster import KERNELS, write_nodes
 
 from nvdriver_build.errors import ClusterError
 from nvdriver_build.fleet.reading import read_nodes
 
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="fleet needs Python 3.11 or later")
 yaml = pytest.importorskip("yaml")
 SLOW = 5
 """CI machines are shared: so much slower than the promise."""
@@ -170,6 +169,15 @@ def test_wrong_usage(tmp_path: Path, words: List[str], message: str) -> None:
     assert done.returncode == 2 and message in done.stderr
 
 
+def test_too_old_a_python(tmp_path: Path) -> None:
+    """It is told; nothing else is tried."""
+    words = "['fleet', 'plan', '--nodes', '/']"
+    code = f"from nvdriver_build.cli import fleet, main; fleet.OLDEST = (9, 9); main({words})"
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "fleet needs Python 9.9 or later" in done.stderr
+
+
 def test_without_pyyaml(tmp_path: Path) -> None:
     """JSON needs no PyYAML; what does says which extra brings it."""
     hidden = tmp_path / "hidden"
@@ -222,11 +230,12 @@ finally:
 """
 
 
+@pytest.mark.once
 def test_ten_thousand_nodes(tmp_path: Path) -> None:
     """10,000 nodes of 4 versions, as large as real ones: planned in bounded time and memory."""
     path = tmp_path / "nodes.json"
-    write_large(path, COUNT)
-    words = written(tmp_path, imagestream=imagestream(V1, V2, V3, "418.94.202501010000-0"))
+    write_nodes(path, COUNT)
+    words = written(tmp_path, imagestream=imagestream(*KERNELS))
     began = time.monotonic()
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     argv = [sys.executable, "-c", MEASURE, "fleet", "plan", "--json", "--nodes", str(path), *words]
@@ -236,19 +245,3 @@ def test_ten_thousand_nodes(tmp_path: Path) -> None:
     assert sum(each["nodes"] for each in json.loads(done.stdout)["groups"]) == COUNT
     assert int(done.stderr) < 200 << 10
     assert used < 2 * SLOW
-
-
-def write_large(path: Path, count: int) -> None:
-    """Nodes with what a kubelet reports beside what is read: images, volumes, addresses, annotations."""
-    kernels = {V1: K1, V2: K2, V3: K1, "418.94.202501010000-0": K2}
-    more = {f"feature.node.kubernetes.io/cpu-cpuid.FEATURE{number}": "true" for number in range(60)}
-    template = node("NAME", "VERSION", "KERNEL", labels={**GPU, **more}, notes={"config": "x" * 500})
-    template["status"]["addresses"] = [{"type": "InternalIP", "address": "10.0.0.1"}] * 3
-    text = json.dumps(template, indent=4)
-    with path.open("w") as file:
-        file.write('{\n    "apiVersion": "v1",\n    "items": [\n')
-        for number in range(count):
-            version = list(kernels)[number % 4]
-            one = text.replace("NAME", f"node-{number}").replace("VERSION", version)
-            file.write((",\n" if number else "") + one.replace("KERNEL", kernels[version]))
-        file.write('\n    ],\n    "kind": "List"\n}\n')

@@ -279,6 +279,7 @@ def _damaged(draw: st.DrawFn) -> Any:
     return damage(dict(_SHAPES))
 
 
+@pytest.mark.once
 @given(st.lists(_JSON | _damaged(), max_size=4), _JSON | _damaged(), st.lists(_JSON | _damaged(), max_size=3))
 def test_anything_is_a_fact_or_a_reason(nodes: Any, stream: Any, others: Any) -> None:
     """Whatever an object looks like: facts come of it, a plan, and JSON that can be written."""

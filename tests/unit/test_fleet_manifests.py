@@ -69,6 +69,7 @@ def variables(container: Dict[str, Any]) -> Dict[str, Optional[str]]:
     return {each["name"]: each.get("value") for each in container["env"]}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("driver", DRIVERS.values(), ids=list(DRIVERS))
 @pytest.mark.parametrize("minor", [OLDEST, 29, 31, 34, NEWEST])
 def test_valid_by_the_published_schemas(driver: Driver, minor: int) -> None:

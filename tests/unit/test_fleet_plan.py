@@ -416,6 +416,7 @@ def _facts(given_: Mapping[str, Any]) -> Cluster:
     return cluster_facts(more.pop("nodes"), more.pop("imagestream"), **more)
 
 
+@pytest.mark.once
 @given(_clusters(), st.randoms(use_true_random=False))
 def test_order_does_not_matter(cluster: Mapping[str, Any], chance: random.Random) -> None:
     """Equal facts in any order give the same bytes."""
@@ -429,6 +430,7 @@ def test_order_does_not_matter(cluster: Mapping[str, Any], chance: random.Random
     assert len(texts) == 1
 
 
+@pytest.mark.once
 @given(_clusters())
 def test_what_holds_for_any_plan(cluster: Mapping[str, Any]) -> None:
     """One DaemonSet for a version; none removed that nodes or pods need; each group is explained, each node
@@ -454,6 +456,7 @@ def test_what_holds_for_any_plan(cluster: Mapping[str, Any]) -> None:
         assert prebuild.version in wanted
 
 
+@pytest.mark.once
 @given(_clusters())
 def test_labels_follow_the_node(cluster: Mapping[str, Any]) -> None:
     """After a round every GPU node that can be served has the version that it runs as its label, no other
