@@ -230,6 +230,20 @@ def read_config(environment: Optional[Mapping[str, str]] = None, root: Path = Pa
     return Config(path=given.get("PATH") or DEFAULT_PATH, **values)
 
 
+def kubeconfig(environment: Optional[Mapping[str, str]] = None) -> Optional[Path]:
+    """The kubeconfig that is to be used, as kubectl finds it; None in a pod, which has a service account.
+
+    Of several in KUBECONFIG the first counts.
+    """
+    given = os.environ if environment is None else environment
+    named = given.get("KUBECONFIG", "").split(os.pathsep)[0]
+    if named:
+        return Path(named)
+    return (
+        None if given.get("KUBERNETES_SERVICE_HOST") else Path(given.get("HOME") or "/") / ".kube" / "config"
+    )
+
+
 def run_dir(environment: Optional[Mapping[str, str]] = None) -> Path:
     """The folder that others look into, where everything else that was given may be wrong."""
     (setting,) = (each for each in _SETTINGS if each.field == "run_dir")

@@ -7,9 +7,10 @@ point does the same: nothing is remembered but what the API says.
 from __future__ import annotations
 
 import datetime
+import functools
 import threading
 import time
-from typing import Callable, Optional
+from typing import Callable, Mapping, Optional
 
 import structlog
 from attrs import define, field
@@ -24,11 +25,17 @@ from nvdriver_build.fleet.controller.reporting import Reporter, status_name
 from nvdriver_build.fleet.controller.rounds import Outcome, Rounds
 from nvdriver_build.fleet.controller.secrets import Secrets
 from nvdriver_build.fleet.controller.telling import Teller
+from nvdriver_build.fleet.controller.threads import Threads
 from nvdriver_build.fleet.controller.view import View
 from nvdriver_build.fleet.manifests import Driver
 
 _log = structlog.get_logger()
 _TICK = 0.25
+
+
+def utc() -> datetime.datetime:
+    """Now, as the API's timestamps have it."""
+    return datetime.datetime.now(datetime.timezone.utc)
 
 
 @define
@@ -55,37 +62,34 @@ class Watcher:
     identity: str
     stop: Callable[[], None]
     metrics: Metrics = field(factory=Metrics)
-    overrides: dict[str, str] = field(factory=dict)
+    overrides: Mapping[str, str] = field(factory=dict)
     pace: Pace = field(factory=Pace)
     clock: Callable[[], float] = time.monotonic
-    wall: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.timezone.utc)
+    wall: Callable[[], datetime.datetime] = utc
     view: View = field(init=False)
     election: Election = field(init=False)
     followers: tuple[Follower, ...] = field(init=False)
     last: Optional[Outcome] = field(init=False, default=None)
     _changed: threading.Event = field(init=False, factory=threading.Event)
-    _ending: threading.Event = field(init=False, factory=threading.Event)
-    _bug: Optional[BaseException] = field(init=False, default=None)
+    _threads: Threads = field(init=False)
     _alive: float = field(init=False, default=0.0)
 
     def __attrs_post_init__(self) -> None:
         self.view = View(self.driver.name, self._changed.set)
         self.followers = followers(self.api, self.view, self.driver.namespace)
         self.election = Election(self.api, self.driver.namespace, f"{self.driver.name}-fleet", self.identity)
+        self._threads = Threads(self.pace.retry, self.clock)
         self._alive = self.clock()
 
     def run(self) -> None:
         """Until `stop` raises. What ends the threads is closing the API, which the caller does."""
-        threads = [
-            threading.Thread(target=self._follow, args=(each,), daemon=True) for each in self.followers
-        ]
-        threads.append(threading.Thread(target=self._renew, daemon=True))
         try:
-            for thread in threads:
-                thread.start()
+            for each in self.followers:
+                self._threads.start(functools.partial(self._follow, each), 0.0)
+            self._threads.start(self._renew, EVERY, EVERY)
             self._loop()
         finally:
-            self._ending.set()
+            self._threads.end()
             self.election.release()
 
     def healthy(self) -> tuple[int, bytes]:
@@ -100,28 +104,21 @@ class Watcher:
 
     def _loop(self) -> None:
         rounds = Rounds(self.api, self.view, self.driver, self.overrides, guard=self.election.guard)
-        teller = Teller(self.api, self.driver.namespace, status_name(self.driver), self.wall)
-        secrets = Secrets(self.api, self.driver, self.clock)
-        reporter, patience = Reporter(self.api, self.driver, self.wall), Patience(self.pace.retry)
-        pause = 0.0
+        telling = Telling(self.api, self.driver, self.wall, self.clock)
+        patience, pause = Patience(self.pace.retry), 0.0
         while True:
             self._wait(pause)
-            started = self.clock()
+            started, outcome = self.clock(), None
             try:
-                rounds.contents = secrets.digests()
-                self.last = outcome = rounds.run()
-                teller.tell(outcome)
-                reporter.report(outcome)
+                self.last = outcome = telling.round(rounds)
+                pause = self._after(outcome, patience)
             except Deposed:
-                continue
+                pause = 0.0
             except ClusterError as error:
                 _log.warning("round failed", error=error.message, hint=error.hint)
-                self.metrics.round(None, self.clock() - started)
                 pause = patience.after(error)
                 self._changed.set()
-                continue
             self.metrics.round(outcome, self.clock() - started)
-            pause = self._after(outcome, patience)
 
     def _after(self, outcome: Outcome, patience: Patience) -> float:
         """How long to wait before the next round at least."""
@@ -129,7 +126,7 @@ class Watcher:
             patience.forget()
             return 0.0
         self._changed.set()
-        return max(patience.after(each.error) for each in outcome.failed[:1])
+        return patience.after(outcome.failed[0].error)
 
     def _wait(self, pause: float) -> None:
         """Until there is something to do, we lead, and a burst of changes has settled."""
@@ -155,16 +152,12 @@ class Watcher:
 
     def _tick(self, most: float = _TICK) -> None:
         self.stop()
-        if self._bug is not None:
-            raise self._bug
+        self._threads.check()
         self._alive = self.clock()
         self.metrics.leads(self.election.leads)
-        self._ending.wait(max(0.0, min(_TICK, most)))
+        self._threads.wait(min(_TICK, most))
 
     def _follow(self, follower: Follower) -> None:
-        self._for_ever(lambda: self._follow_once(follower), Patience(self.pace.retry), 0.05)
-
-    def _follow_once(self, follower: Follower) -> None:
         if follower.version is None or follower.stale:
             self.metrics.listed(follower.kind)
         try:
@@ -172,27 +165,54 @@ class Watcher:
         except Missing:
             if not follower.optional:
                 raise
-            self._ending.wait(self.pace.absent)
+            self._threads.wait(self.pace.absent)
 
     def _renew(self) -> None:
-        self._for_ever(self._step, Patience(self.pace.retry, EVERY), EVERY)
-
-    def _step(self) -> None:
         self.election.step()
 
-    def _for_ever(self, step: Callable[[], None], patience: Patience, every: float) -> None:
-        """Steps until the end, slower while they fail; a bug ends the whole program."""
-        while not self._ending.is_set():
-            began = self.clock()
-            try:
-                step()
-                pause = every if self.clock() - began > self.pace.retry else every * 2.0
-                patience.forget()
-            except ClusterError as error:
-                _log.info("the API failed", error=error.message)
-                pause = patience.after(error)
-            except Exception as error:
-                if not self._ending.is_set():
-                    self._bug = error
-                return
-            self._ending.wait(pause)
+
+@define
+class Telling:
+    """A round, and what is told of it: Events and the status ConfigMap."""
+
+    api: Api
+    driver: Driver
+    wall: Callable[[], datetime.datetime]
+    clock: Callable[[], float]
+    _teller: Teller = field(init=False)
+    _reporter: Reporter = field(init=False)
+    _secrets: Secrets = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        name = status_name(self.driver)
+        self._teller = Teller(self.api, self.driver.namespace, name, self.wall)
+        self._reporter = Reporter(self.api, self.driver, self.wall)
+        self._secrets = Secrets(self.api, self.driver, self.clock)
+
+    def round(self, rounds: Rounds) -> Outcome:
+        """Raises what the API raises where nothing could be planned or reported."""
+        rounds.contents = self._secrets.digests()
+        outcome = rounds.run()
+        self._teller.tell(outcome)
+        self._reporter.report(outcome)
+        return outcome
+
+
+def apply_once(
+    api: Api, driver: Driver, overrides: Mapping[str, str], wall: Callable[[], datetime.datetime] = utc
+) -> Outcome:
+    """`fleet apply`: read everything, make one round, report it."""
+    view = read_view(api, driver.name, driver.namespace)
+    return Telling(api, driver, wall, time.monotonic).round(Rounds(api, view, driver, overrides))
+
+
+def read_view(api: Api, manager: str, namespace: str) -> View:
+    """The whole cluster, read once."""
+    view = View(manager, lambda: None)
+    for each in followers(api, view, namespace):
+        try:
+            each.list()
+        except Missing:
+            if not each.optional:
+                raise
+    return view
