@@ -4,8 +4,8 @@
     scripts/build-image --driver-version V --source DIR_OR_TARBALL     kernel modules only
 
 On UBI 9 minimal, which --base replaces. --base-rootfs takes a folder as the base: a root file system with
-python3, bash, kmod, mount, procps and openssl, so that nothing is fetched. --toolkit takes a Driver
-Toolkit image and gives the image of the one-container way, which builds the modules in itself.
+python3, bash, kmod, mount, prlimit, procps, openssl and zstd, so that nothing is fetched. --toolkit takes a
+Driver Toolkit image and gives the image of the one-container way, which builds the modules in itself.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import statistics
@@ -74,13 +75,13 @@ def run_nodes(
     tools.program("make", f"sleep {compile_seconds}\n" + make.partition("\n")[2])
     if module_size:
         path = root / "tools/modules/nvidia.ko"
-        path.write_bytes(path.read_bytes() + bytes(module_size))
+        path.write_bytes(path.read_bytes() + random.Random(0).randbytes(module_size))
     identity = make_identity(root / "keys", "builder")
     memory = Path("/dev/shm")  # a thousand stores on one disk would measure its fsync
     stores = Path(tempfile.mkdtemp(prefix="nvdriver-build-nodes-", dir=memory if memory.is_dir() else root))
     leases = Leases()
     with oci_registry(root / "registry") as registry, lease_server(root, leases) as (cluster, _):
-        given = {
+        given: Dict[str, Any] = {
             "root": str(stores),
             "tools": str(root / "tools"),
             "path": f"{tools.path}:/usr/bin",
@@ -92,7 +93,7 @@ def run_nodes(
             "lease": {"url": cluster.url, "namespace": cluster.namespace, "token": str(cluster.token)}
             if lease
             else None,
-            "marker": [5.0, 2.0],
+            "marker": [float(__import__("os").environ.get("SPREAD", "5")), 2.0],
             "waits": waits or {"dead": 45, "beat": 5, "first": 1, "last": 8, "most": 300},
             "remember": remember,
             "start": time.time() + 3 + count / 400,

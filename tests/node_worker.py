@@ -27,6 +27,7 @@ from nvdriver_build.commands import Commands, Finished, SystemCommands, Tick
 from nvdriver_build.kernel import find_headers, target_from_headers
 from nvdriver_build.obtain import Outside, Wish, modules_to_build, obtain, vouching
 from nvdriver_build.registry import Limits, open_registry, transport
+from nvdriver_build.registry.place import tls_context
 from nvdriver_build.registry.turns import Cluster, Either, LeaseBoard, MarkerBoard, Turns, Waits, waiting
 from nvdriver_build.signing import Trust
 from nvdriver_build.source import open_source
@@ -76,6 +77,7 @@ class Remembering:
                 done = really()
                 _known[name] = done, output.read_bytes() if output and output.exists() else None
             done, made = _known[name]
+            assert isinstance(done, Finished)
         if output is not None and made is not None:
             output.write_bytes(made)
         return done
@@ -142,7 +144,7 @@ def make_rig(given: Dict[str, Any]) -> Rig:
 def main() -> None:
     given = json.loads(Path(sys.argv[1]).read_text())
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    room.tls_context = functools.lru_cache(room.tls_context)  # type: ignore[assignment]
+    setattr(room, "tls_context", functools.lru_cache(tls_context))  # noqa: B010 - for all nodes alike
     transport._GLANCE = waiting._GLANCE = 60.0  # no signal will come, and a thousand glances cost much
     rig = make_rig(given)
     results: List[Dict[str, Any]] = []

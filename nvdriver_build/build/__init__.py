@@ -16,12 +16,14 @@ from typing import Callable, Optional
 import structlog
 from attrs import frozen
 
-from nvdriver_build.build.fixed import MOFED, is_build_file, place_in, redirect, unknown_places
+from nvdriver_build.build.ask import Places
+from nvdriver_build.build.fixed import MOFED, is_build_file, once, place_in, redirect, unknown_places
 from nvdriver_build.build.jobs import JOB_MEMORY, Capacity, measure
+from nvdriver_build.build.kept import Answers, open_answers
 from nvdriver_build.build.log import Failure, Follower, count_steps, first_failure, tail
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import BuildError, HeadersError
-from nvdriver_build.files import publish
+from nvdriver_build.files import publish, remove
 from nvdriver_build.kernel import Compiler, Headers, KernelTarget
 from nvdriver_build.source import Source
 
@@ -70,9 +72,17 @@ class Build:
 
 
 def build_modules(
-    build: Build, work: Path, commands: Commands, log: Path, progress: Optional[Progress] = None
+    build: Build,
+    work: Path,
+    commands: Commands,
+    log: Path,
+    progress: Optional[Progress] = None,
+    kept: Optional[Path] = None,
 ) -> tuple[Path, ...]:
     """Build in the empty folder `work`; the modules' paths. The output of make goes to `log`.
+
+    What the compiler answers is kept as the file `kept`, for later builds; answers that lie beside it, and
+    that nothing has changed since, are not asked for again. The modules are the same without.
 
     Raises BuildError with the first real error, HeadersError for headers that nothing can be built with; the
     whole process group of make is gone before anything is raised.
@@ -83,16 +93,45 @@ def build_modules(
         _require_plain_path(path, "move the kernel headers")
     _require_scripts(build.headers)
     try:
-        _link_sources(build, tree, commands)
-        _make(build, tree, commands, log, progress)
-        modules = tuple(tree / f"{name}.ko" for name in build.modules)
-        _require(modules, log)
-        if not build.debug_info:
-            _strip(modules, commands)
+        places = Places(tree, build.headers.sources, build.headers.output)
+        answers = (
+            open_answers(kept, work / "answers", places, build.source, build.compiler, commands)
+            if kept
+            else None
+        )
+        try:
+            return _build(build, tree, commands, log, progress, answers)
+        except BuildError as error:
+            if answers is None or not answers.used:
+                raise
+            _log.warning("built anew, without what was kept of earlier builds", why=error.message)
+            remove(tree)
+            return _build(build, tree, commands, log, progress, None)
     except OSError as error:
         raise BuildError(
             f"cannot build in {work}: {error}", hint="is there space left, and is it writable?"
         ) from error
+
+
+def _build(
+    build: Build,
+    tree: Path,
+    commands: Commands,
+    log: Path,
+    progress: Optional[Progress],
+    answers: Optional[Answers],
+) -> tuple[Path, ...]:
+    _link_sources(build, tree, commands)
+    command = build.compiler.command
+    if answers is not None:
+        command = answers.take(command, objects=not build.debug_info)
+    _make(build, tree, commands, log, progress, command)
+    modules = tuple(tree / f"{name}.ko" for name in build.modules)
+    _require(modules, log)
+    if answers is not None:
+        answers.keep()
+    if not build.debug_info:
+        _strip(modules, commands)
     return modules
 
 
@@ -154,9 +193,9 @@ def _link_sources(build: Build, tree: Path, commands: Commands) -> None:
 
 
 def _redirected(file: Path, copy: Path, tree: Path) -> bool:
-    """Write a copy of a build file that names fixed places, if it does."""
+    """Write a copy of a build file that names fixed places, or asks too often, if it does."""
     text = file.read_bytes()
-    moved = redirect(text, tree)
+    moved = once(redirect(text, tree))
     for place in unknown_places(text):
         _log.warning("the driver's build reads a place outside of it", file=str(file), place=place)
     if moved != text:
@@ -164,7 +203,9 @@ def _redirected(file: Path, copy: Path, tree: Path) -> bool:
     return moved != text
 
 
-def _make(build: Build, tree: Path, commands: Commands, log: Path, progress: Optional[Progress]) -> None:
+def _make(
+    build: Build, tree: Path, commands: Commands, log: Path, progress: Optional[Progress], compiler: str
+) -> None:
     argv = [
         "make",
         f"-j{build.jobs}",
@@ -172,7 +213,7 @@ def _make(build: Build, tree: Path, commands: Commands, log: Path, progress: Opt
         str(tree),
         f"SYSSRC={build.headers.sources}",
         f"SYSOUT={build.headers.output}",
-        *make_flags(build, tree),
+        *(f"CC={compiler}" if flag.startswith("CC=") else flag for flag in make_flags(build, tree)),
         "modules",
     ]
     if build.target.flavour == "rt":

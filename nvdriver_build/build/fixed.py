@@ -1,4 +1,4 @@
-"""Folders at fixed places that NVIDIA's build reads behind one's back, moved into the build folder.
+"""What is changed in NVIDIA's build files: fixed places that they read behind one's back, a costly variable.
 
 nvidia-peermem.Kbuild and conftest.sh look for MOFED at /usr/src/ofa_kernel and below /var/lib/dkms, newer
 drivers (595) for Tegra's sources too: what lies there would be in the modules and not in their key. The build
@@ -19,6 +19,13 @@ _PLACE = re.compile(
     r"^[^#\n]*?((?<![\w)}])/(?:usr/src|var/lib)/(?:[\w./*-]|\$\(\w+\)|\$\{\w+\})*)", re.MULTILINE
 )
 
+_ASKS = re.compile(rb"^NV_CONFTEST_CFLAGS[ \t]*=", re.MULTILINE)
+_ONCE = b"""
+NVDRIVER_CONFTEST_CFLAGS := $(value NV_CONFTEST_CFLAGS)
+NV_CONFTEST_CFLAGS = $(eval NV_CONFTEST_CFLAGS := $(NVDRIVER_CONFTEST_CFLAGS))$(NV_CONFTEST_CFLAGS)
+"""
+"""As GNU make's manual has it for a variable that is expanded when it is first used, and then no more."""
+
 
 def place_in(tree: Path, path: str) -> Path:
     """Where the build folder `tree` has what the driver looks for at the absolute `path`."""
@@ -35,6 +42,14 @@ def redirect(text: bytes, tree: Path) -> bytes:
     for path in FIXED:
         text = text.replace(path.encode(), str(place_in(tree, path)).encode())
     return text
+
+
+def once(text: bytes) -> bytes:
+    """The text of a Kbuild file in which the flags of conftest are found once, instead of before each test.
+
+    They hold three questions to the compiler (cc-option), which make asks one after the other.
+    """
+    return text + _ONCE if _ASKS.search(text) else text
 
 
 def unknown_places(text: bytes) -> Iterator[str]:

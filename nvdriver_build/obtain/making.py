@@ -45,7 +45,9 @@ def build(
         compiler=compiler.text,
     )
     with store.workspace() as work, _build_folder(work) as folder:
-        modules = build_modules(build, folder, commands, store.log(recipe.key), progress)
+        modules = build_modules(
+            build, folder, commands, store.log(recipe.key), progress, store.kept(recipe.key)
+        )
         place = work / "set"
         copy_modules(modules, place)
         made = describe(

@@ -20,7 +20,7 @@ from attrs import frozen
 
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import SigningError, StoreError
-from nvdriver_build.files import FULL, sha256_file
+from nvdriver_build.files import FULL, private_folder, sha256_file
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.registry import hints
 from nvdriver_build.registry.artifacts import (
@@ -145,8 +145,8 @@ class Registry:
         signed = blob_of(signature, SIGNATURE_TYPE, SIGNATURE)
         new = not self._is_there(made, config, signed)
         if new:
-            with tempfile.TemporaryDirectory(prefix="nvdriver-build-push-") as work:
-                packed = [self._packed(path, made, Path(work)) for path in made.paths]
+            with private_folder(Path(tempfile.gettempdir())) as work:
+                packed = [self._packed(path, made, work) for path in made.paths]
                 modules = {blob.title: blob for blob, _ in packed if blob.title}
                 document = Artifact(config, signed, modules).document()
                 parts: Parts = ((config, manifest), (signed, signature), *packed)

@@ -4,6 +4,7 @@
     ROOT/index/                    which of them might fit another kernel (`index`)
     ROOT/work/.nvdriver-build-X/   somebody's work; a lock in it tells whether they still live
     ROOT/logs/KEY.log              the log of the last build of that key
+    ROOT/kept/KEY                  what the compiler answered in that build, for others (`build.kept`)
     ROOT/locks/KEY                 held while that key is built
 
 A crash leaves at most a private folder under `work`, which the next user of the store removes. A published
@@ -25,6 +26,7 @@ from typing import Callable, Collection, Iterator, Optional, Sequence
 import structlog
 from attrs import frozen
 
+from nvdriver_build.build.kept import forget
 from nvdriver_build.errors import ModuleFormatError, NvdriverError, SigningError, StoreError, UsageError
 from nvdriver_build.files import FULL, LockedError, lock, private_folder, publish_folder, sweep
 from nvdriver_build.kernel import KernelTarget
@@ -160,6 +162,10 @@ class Store:
         """Where the log of a build goes."""
         return self.root / "logs" / f"{key}.log"
 
+    def kept(self, key: str) -> Path:
+        """Where what a build has learned goes, for later ones."""
+        return self.root / "kept" / key
+
     def entries(self) -> tuple[Entry, ...]:
         """Every set, the last used first; damaged ones with what is wrong (their bytes are not read)."""
         return tuple(sorted(self._entries(self._folders(), check=False), key=lambda entry: -entry.used))
@@ -181,6 +187,8 @@ class Store:
     def prune(self, keep: Collection[str], rules: Rules) -> tuple[str, ...]:
         """Drop the sets that `rules` tell to go, never a key of `keep`, nor one that is used meanwhile."""
         sweep(self.root / "work")
+        with self._translated():
+            forget(self.root / "kept", time.time() - rules.unused)
         gone = unwanted(self.entries(), keep, rules, time.time())
         return tuple(entry.key for entry in gone if self._drop(entry.key, entry.used))
 

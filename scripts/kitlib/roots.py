@@ -14,13 +14,14 @@ from kitlib.apt import Apt, KitError
 
 _BASE = (
     "base-files base-passwd bash coreutils findutils grep gzip hostname kmod mount openssl procps python3"
-    " sed tar util-linux xz-utils"
+    " sed tar util-linux xz-utils zstd"
 )
 ROOTS = {
     "toolkit": f"{_BASE} binutils gawk gcc-12 libelf-dev make",
     "node": f"{_BASE} libc-bin libglvnd0",
 }
 """What is asked of apt: `toolkit` has what the Driver Toolkit has, `node` what a driver image needs."""
+_MADE_OF = "etc/kit-packages"
 _MERGED = ("bin", "sbin", "lib", "lib64")
 """Folders that are links into /usr, though packages have files in them (Debian's usrmerge)."""
 _NAMES = {"awk": "gawk", "cc": "gcc-12", "gcc": "gcc-12", "sh": "bash", "which": "which.debianutils"}
@@ -37,6 +38,15 @@ def unpack_root(apt: Apt, role: str, work: Path) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda deb: _unpack(deb, root), sorted(debs.glob("*.deb"))))
     _configure(root)
+    (root / _MADE_OF).write_text(ROOTS[role])
+
+
+def is_current(root: Path, role: str) -> bool:
+    """Whether a root is made of what is asked for today."""
+    try:
+        return (root / _MADE_OF).read_text() == ROOTS[role]
+    except OSError:
+        return False
 
 
 def _unpack(deb: Path, root: Path) -> None:

@@ -366,9 +366,9 @@ MANAGER = '#!/bin/sh\nprintf "%s " "${0##*/}" "$@" >>"$RECORD"; echo >>"$RECORD"
 @pytest.mark.parametrize(
     ("manager", "told"),
     [
-        ("microdnf", "--nodocs --setopt=install_weak_deps=0 kmod openssl procps-ng util-linux "),
-        ("dnf", "--nodocs --setopt=install_weak_deps=0 kmod openssl procps-ng util-linux "),
-        ("apt-get", "--no-install-recommends kmod mount openssl procps "),
+        ("microdnf", "--nodocs --setopt=install_weak_deps=0 kmod openssl procps-ng util-linux zstd "),
+        ("dnf", "--nodocs --setopt=install_weak_deps=0 kmod openssl procps-ng util-linux zstd "),
+        ("apt-get", "--no-install-recommends kmod mount openssl procps util-linux zstd "),
     ],
 )
 @pytest.mark.parametrize("shell", SHELLS[:3], ids=" ".join, indirect=True)  # busybox has a mount of its own
@@ -384,7 +384,17 @@ def test_what_the_base_lacks_is_installed(shell: List[str], tmp_path: Path, mana
 @pytest.mark.parametrize("shell", SHELLS[:3], ids=" ".join, indirect=True)
 def test_a_base_without_package_manager(shell: List[str], tmp_path: Path) -> None:
     """What it lacks ends the build of the image, by name."""
-    bin = programs(tmp_path / "bin", python3=real_python(), bash="", chroot="", ps="", openssl="", mount="")
+    bin = programs(
+        tmp_path / "bin",
+        python3=real_python(),
+        bash="",
+        chroot="",
+        ps="",
+        openssl="",
+        mount="",
+        prlimit="",
+        zstd="",
+    )
     done = run([*shell, CONTAINER / "install-programs", tmp_path], environment(bin), tmp_path)
     assert done.returncode == 1
     assert "the base image lacks kmod and has no package manager" in done.stderr and "hint:" in done.stderr

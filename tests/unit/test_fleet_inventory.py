@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Dict, Mapping, Optional
 
 import pytest
@@ -301,6 +302,17 @@ def test_names_are_of_one_version_only(one: str, other: str) -> None:
     name = object_name("nvdriver-build-prebuild", one, "0123abcd")
     assert len(name) <= 57 and all(char.isascii() and (char.isalnum() or char == "-") for char in name)
     assert name == name.lower()
+
+
+@pytest.mark.parametrize(
+    "version", ["1." * 40, "7" * 64, f"{'7' * 60}.1-0", "x-1", "1.2+3", "-1", "1-", "A_b"]
+)
+def test_versions_that_are_no_names(version: str) -> None:
+    """What is too long, or has other signs, becomes a digest, within the limits."""
+    assert len(label_value(version)) <= 63 and re.fullmatch(
+        r"[A-Za-z0-9]([-\w.]*[A-Za-z0-9])?", label_value(version)
+    )
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,55}[a-z0-9])", object_name("nvdriver-build", version))
 
 
 @pytest.mark.parametrize("version", [V1, V2, "9.6.20260616-0", "416.9.202411211032-0"])

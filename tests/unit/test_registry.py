@@ -301,6 +301,7 @@ def test_the_commands(
     assert cli(tmp_path / "two", "store", "push", made.key[:12], **settings).returncode == 0
 
 
+@pytest.mark.once
 def test_kills_of_a_push(server: OciRegistry, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Killed before any of its steps, a set is there whole or not at all; the next push brings it."""
     made = write_signed(tmp_path / "made", recipe(), None)
@@ -340,6 +341,7 @@ def test_kills_of_a_push(server: OciRegistry, request: pytest.FixtureRequest, tm
     assert turn > 10
 
 
+@pytest.mark.once
 def test_kills_of_a_pull(
     server: OciRegistry, request: pytest.FixtureRequest, identity: Identity, tmp_path: Path
 ) -> None:

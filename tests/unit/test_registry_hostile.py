@@ -211,7 +211,7 @@ def test_what_is_busy_is_asked_again(
 def test_an_endless_retry_after(hostile: Hostile, made: ModuleSet, tmp_path: Path) -> None:
     """A Retry-After of a year, or of no number, does not make anybody wait."""
     for value in ("31536000", "9" * 5000, "-1", "tomorrow"):
-        hostile.hook = lambda handler, value=value: handler.reply(429, b"", Retry_After=value) or True
+        hostile.hook = lambda handler, value=value: handler.reply(429, b"", Retry_After=value) is None
         refused(hostile, made, tmp_path / "taken")
 
 

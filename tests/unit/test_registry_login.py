@@ -230,7 +230,12 @@ def test_a_token_that_ends(hostile: Hostile) -> None:
 )  # fmt: skip
 def test_a_challenge_that_nobody_answers(challenge: str, hostile: Hostile) -> None:
     """A challenge without a token server with TLS, or of another scheme, is a refusal."""
-    hostile.hook = lambda handler: handler.reply(401, b"", Www_Authenticate=challenge) or True
+
+    def answer(handler: Handler) -> bool:
+        handler.reply(401, b"", Www_Authenticate=challenge)
+        return True
+
+    hostile.hook = answer
     with pytest.raises(StoreError):
         hostile.open().offer("0" * 64)
 

@@ -16,10 +16,14 @@ class NoBoard(Exception):
 
 @frozen
 class Sight:
-    """What stands beside a key: `mark` changes as long as `holder` lives. No holder: it was given back."""
+    """What stands beside a key: `mark` changes as long as `holder` lives. No holder: it was given back.
+
+    What is not `settled` is a claim, which may be another's in a moment.
+    """
 
     holder: str
     mark: str
+    settled: bool = True
 
 
 class Board(Protocol):

@@ -49,7 +49,8 @@ class MarkerBoard:
             return None
         if said is None:
             return None
-        return Sight(said.get(_HOLDER, "")[:_LONGEST_NAME], said.get(_BEAT, "")[:_LONGEST_NAME])
+        holder, mark = (said.get(name, "")[:_LONGEST_NAME] for name in (_HOLDER, _BEAT))
+        return Sight(holder, mark, settled=mark != _CLAIM)
 
     def claim(self, key: str, name: str, seen: Optional[Sight]) -> bool:
         """See `Board.claim`."""

@@ -20,6 +20,8 @@ _EVERY = 4
 """Looks after which the set itself is looked for, although somebody still seems to build it."""
 _MOST_HOLDERS = 3
 """So many may have had their turn and left no set; then it is not worth waiting for the next."""
+_MOST_FAILURES = 3
+"""Times in a row that a board may fail: one that many write to at once does so now and then."""
 _GLANCE = 0.2
 _GROWTH = 1.5
 _log = structlog.get_logger()
@@ -55,7 +57,8 @@ class _Watch:
             self.seen, self.since = sight, now
         if sight is None or not sight.holder:
             return False
-        self.holders.add(sight.holder)
+        if sight.settled:
+            self.holders.add(sight.holder)
         return now - self.since < self.dead
 
 
@@ -97,9 +100,9 @@ class Turns:
     ) -> tuple[Optional[T], bool]:
         """What is there by now, and whether it is our turn."""
         until = time.monotonic() + self.waits.most
-        watch, pause, looks = _Watch(self.waits.dead), self.waits.first, 0
-        try:
-            while True:
+        watch, pause, looks, failures = _Watch(self.waits.dead), self.waits.first, 0, 0
+        while len(watch.holders) <= _MOST_HOLDERS and time.monotonic() + pause <= until:
+            try:
                 sight = self.board.look(key)
                 lives = watch.lives(sight)
                 if looks and (not lives or looks % _EVERY == 0):
@@ -110,16 +113,18 @@ class Turns:
                     return None, False
                 if not lives and self.board.claim(key, name, sight):
                     return self._last_look(key, name, there), True
-                if len(watch.holders) > _MOST_HOLDERS or time.monotonic() + pause > until:
-                    _log.warning("waited for others to build the set: now it is built here", key=key[:12])
+                failures = 0
+            except NoBoard as error:
+                failures += 1
+                if failures == _MOST_FAILURES:
+                    _log.info("nobody can be asked who builds this set", key=key[:12], reason=str(error))
                     return None, False
-                if not looks:
-                    _log.info("another node builds this set: waiting", key=key[:12])
-                self._pause(pause * random.uniform(0.5, 1.5))
-                pause, looks = min(pause * _GROWTH, self.waits.last), looks + 1
-        except NoBoard as error:
-            _log.info("others cannot be asked whether they build this set", key=key[:12], reason=str(error))
-            return None, False
+            if not looks:
+                _log.info("another node builds this set: waiting", key=key[:12])
+            self._pause(pause * random.uniform(0.5, 1.5))
+            pause, looks = min(pause * _GROWTH, self.waits.last), looks + 1
+        _log.warning("waited for others to build the set: now it is built here", key=key[:12])
+        return None, False
 
     def _last_look(self, key: str, name: str, there: Callable[[], Optional[T]]) -> Optional[T]:
         """What came between the last look and our turn."""
