@@ -231,17 +231,11 @@ def read_config(environment: Optional[Mapping[str, str]] = None, root: Path = Pa
 
 
 def kubeconfig(environment: Optional[Mapping[str, str]] = None) -> Optional[Path]:
-    """The kubeconfig that is to be used, as kubectl finds it; None in a pod, which has a service account.
-
-    Of several in KUBECONFIG the first counts.
-    """
+    """The first of KUBECONFIG, as kubectl has it, or the home's; None in a pod: it has a service account."""
     given = os.environ if environment is None else environment
-    named = given.get("KUBECONFIG", "").split(os.pathsep)[0]
-    if named:
-        return Path(named)
-    return (
-        None if given.get("KUBERNETES_SERVICE_HOST") else Path(given.get("HOME") or "/") / ".kube" / "config"
-    )
+    home = "" if given.get("KUBERNETES_SERVICE_HOST") else f"{given.get('HOME', '')}/.kube/config"
+    found = given.get("KUBECONFIG", "").split(os.pathsep)[0] or home
+    return Path(found) if found else None
 
 
 def run_dir(environment: Optional[Mapping[str, str]] = None) -> Path:

@@ -137,7 +137,7 @@ class Store:
                 return made
             self.applied[key, manager] = document
             return self.create(plural, namespace, made)
-        new = merge_patch(without(old, self.applied.get((key, manager), {}), document), document)
+        new: Doc = merge_patch(without(old, self.applied.get((key, manager), {}), document), document)
         if dry_run:
             return new
         for who in others:
@@ -276,6 +276,6 @@ def _field_test(part: str) -> Callable[[Doc], bool]:
         value: Any = each
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
-        return value == wanted.lstrip("=")
+        return bool(value == wanted.lstrip("="))
 
     return test

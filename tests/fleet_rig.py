@@ -1,4 +1,4 @@
-"""A cluster behind an API server on loopback: a `World` that lives by the clock, and controllers that watch it."""
+"""A cluster behind an API server on loopback: a `World` that lives by the clock, and who watches it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The API as the controller knows it, straight on an `api_store.Store`: no wire, no threads, and faults at will."""
+"""The API as the controller knows it, straight on an `api_store.Store`: no wire, faults at will."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Callable, Iterator, List, Optional, TypeVar
 
 from api_store import Refusal, Store
 
@@ -10,8 +10,9 @@ from nvdriver_build.fleet.controller.api import Document, Event, Listing, refusa
 from nvdriver_build.fleet.controller.kinds import Kind
 from nvdriver_build.fleet.objects import part, text
 
+T = TypeVar("T")
 Fault = Callable[[str, str], Optional[BaseException]]
-"""Told verb and plural before the request, `done` instead of the verb's name after it: what it returns is raised."""
+"""Told verb (with ` done` behind it after the request) and plural: what it returns is raised."""
 
 
 def path_of(kind: Kind) -> str:
@@ -22,7 +23,7 @@ def path_of(kind: Kind) -> str:
 class MemoryApi:
     """An `Api`. `requests` has (verb, plural) of all requests; `blind` kinds tell a watch nothing for now."""
 
-    def __init__(self, store: Store, manager: str = "nvdriver-build", count: bool = True) -> None:
+    def __init__(self, store: Store, manager: str = "nvdriver-build") -> None:
         self.store, self.manager = store, manager
         self.requests: List[tuple[str, str]] = []
         self.fault: Fault = lambda verb, plural: None
@@ -49,10 +50,9 @@ class MemoryApi:
             kind,
             lambda: list(self.store.changes(path_of(kind), int(version), namespace or "", labels)),
         )
-        last = int(version)
-        for last, what, document in changes:
+        for _, what, document in changes:
             yield Event(what, document)
-        if last != self.store.version:
+        if int(version) != self.store.version:
             yield Event("BOOKMARK", {"metadata": {"resourceVersion": str(self.store.version)}})
 
     def apply(self, kind: Kind, document: Document, force: bool = False, dry_run: bool = False) -> Document:
@@ -85,7 +85,7 @@ class MemoryApi:
         same = {field: text(like, "metadata", field) for field in ("uid", "resourceVersion")} if like else {}
         self._do("delete", kind, lambda: self.store.delete(path_of(kind), namespace or "", name, same))
 
-    def _do(self, verb: str, kind: Kind, what: Callable[[], Any]) -> Any:
+    def _do(self, verb: str, kind: Kind, what: Callable[[], T]) -> T:
         self.requests.append((verb, kind.plural))
         self._fail(verb, kind.plural)
         try:

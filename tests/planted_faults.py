@@ -1,5 +1,6 @@
 """Faults for the upgrade simulator to find: each is a patch of planner or controller, as text."""
 
+# ruff: noqa: E501 - lines of the package, as they are
 from __future__ import annotations
 
 from typing import Dict, NamedTuple, Tuple

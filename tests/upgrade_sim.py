@@ -1,5 +1,6 @@
-"""The upgrade simulator: the shipped planner and controller against a `World`, by a script, with properties checked
-at every tick. `run(script)` raises AssertionError where one does not hold.
+"""The upgrade simulator: the shipped planner and controller against a `World`, by a script.
+
+Properties are checked at every tick: `run(script)` raises AssertionError where one does not hold.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class Simulation:
     fault: Optional[Callable[[str, str], Optional[BaseException]]] = None
     blind_until: Dict[str, int] = field(factory=dict)
     known_since: Dict[Release, int] = field(factory=dict)
-    """Since when a release is known to be coming to nodes as they are, so that prebuilds of it can go well."""
+    """Since when a release is known to be coming, in which time prebuilds of it can go well."""
     kinds: Tuple[Any, ...] = ()
     seen_loads: int = 0
     newest: Release = RELEASES[0]
@@ -161,7 +162,9 @@ class Simulation:
         self.world = World(
             RELEASES, at_once=script.at_once, down_for=script.down_for, tell_lag=script.tell_lag
         )
-        given = {"registry": "registry.example/nvidia", "sign_secret": "signing"} if script.registry else {}
+        given: Dict[str, Any] = (
+            {"registry": "registry.example/nvidia", "sign_secret": "signing"} if script.registry else {}
+        )
         self.driver = Driver(image="quay.io/example/driver@sha256:0", namespace=SPACE, **given)
         self.api = WatchedApi(self.world.store)
         self.api.world = self.world
@@ -252,9 +255,10 @@ class Simulation:
         self.world.retract(release.version)
 
     def _do_swap(self, step: Step, release: Release, _: str) -> None:
-        """The tags of two releases have each other's image, and what is in them is known."""
+        """The tags of two releases have each other's image, and what is in them is known; nodes go there."""
         for one, other in ((release, self.newest), (self.newest, release)):
             self.world.offer(one, other.image, latest=False)
+        self.world.head_for(release)
 
     def _do_pause(self, step: Step, *_: object) -> None:
         self.world.paused = not self.world.paused
@@ -418,7 +422,7 @@ class Simulation:
         self.world.gaps.clear()
 
     def _check_prebuilt(self, before: Set[str]) -> None:
-        """A node reboots into a version whose set is there, where its toolkit was known long enough before."""
+        """A node reboots into a version whose set is there, if its toolkit was known long enough."""
         world = self.world
         for machine in world.machines.values():
             if (

@@ -1,6 +1,7 @@
-"""A cluster in discrete time: nodes that reboot into other releases, what is late or stale or wrong in it, and the
-parts of Kubernetes and OpenShift that the controller lives among: kubelets, the DaemonSet and Job controllers,
-the Machine Config Operator, NFD. All of them act on an `api_store.Store`, as the real ones do on the API.
+"""A cluster in discrete time: nodes that reboot into other releases, and what is late, stale or wrong in it.
+
+Its parts are those that the controller lives among: kubelets, the DaemonSet and Job controllers, the Machine
+Config Operator, NFD. All of them act on an `api_store.Store`, as the real ones do on the API.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 from api_store import Doc, Refusal, Store
 from attrs import define, field, frozen
 
-from nvdriver_build.fleet.names import COMPONENT, DRIVER, GPU_LABEL, LABEL, NFD_VERSION
+from nvdriver_build.fleet.names import GPU_LABEL, LABEL, NFD_VERSION
 
 SPACE = "nvdriver-build"
 NODES, DAEMONSETS, PODS, JOBS = "v1/nodes", "apps/v1/daemonsets", "v1/pods", "batch/v1/jobs"
@@ -54,7 +55,7 @@ class Machine:
     arch: str
     release: Release
     nfd: str = "fresh"
-    """`fresh`: NFD's labels follow at once; `late`: after some ticks; `stale`: never; `none`: there is no NFD."""
+    """Its labels follow at once (`fresh`), after some ticks (`late`), never (`stale`); `none`: no NFD."""
     gpu: bool = True
     told: Optional[Release] = None
     labelled: Optional[Release] = None
@@ -204,21 +205,21 @@ class World:
                 machine.label_in = {"fresh": 0, "late": self.label_lag}.get(machine.nfd, 1 << 30)
         if machine.down:
             return
-        changed = False
-        if machine.told != machine.release or machine.boots:
+        if machine.told != machine.release:
             machine.tell_in -= 1
-            if machine.tell_in < 0 and machine.told != machine.release:
-                machine.told, changed = machine.release, True
+            if machine.tell_in < 0:
+                machine.told = machine.release
         if machine.labelled != machine.release:
             machine.label_in -= 1
             if machine.label_in < 0:
-                machine.labelled, changed = machine.release, True
+                machine.labelled = machine.release
         self._tell(machine)
 
     def _tell(self, machine: Machine) -> None:
         """The node object, with the labels of others as they are."""
         old = self.store.objects.get(NODES, {}).get(("", machine.name))
-        labels = dict(old["metadata"].get("labels") or {}) if old else {}
+        known = old["metadata"] if old else {}
+        labels = dict(known.get("labels") or {})
         for name in [name for name in labels if name.startswith("feature.node")]:
             del labels[name]
         if machine.gpu and machine.nfd == "none":
@@ -234,9 +235,7 @@ class World:
             "machineconfiguration.openshift.io/desiredConfig": desired,
         }
         new: Doc = {
-            "metadata": {
-                **(old["metadata"] if old else {}), "name": machine.name, "labels": labels, "annotations": notes
-            },
+            "metadata": {**known, "name": machine.name, "labels": labels, "annotations": notes},
             "spec": {"unschedulable": True} if machine.cordoned else {},
             "status": {
                 "nodeInfo": {
@@ -448,6 +447,3 @@ class World:
 
 def _ready(ready: bool) -> Doc:
     return {"conditions": [{"type": "Ready", "status": str(ready)}]}
-
-
-_ = (COMPONENT, DRIVER)

@@ -1,4 +1,4 @@
-"""`fleet watch`, `apply` and `status` against an API server on loopback, with a cluster that lives behind it."""
+"""`fleet watch`, `apply`, `status` against an API server on loopback, with a cluster living behind it."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_cluster_that_is_not_openshifts(rig: Rig) -> None:
     assert ("Warning", "NoToolkit") in events(rig)
 
 
-def fleet(rig: Rig, *words: str) -> "subprocess.CompletedProcess[str]":
+def fleet(rig: Rig, *words: str) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-m", "nvdriver_build", "fleet", *words, "--kubeconfig", str(rig.kubeconfig)]
     return subprocess.run(program, capture_output=True, text=True, timeout=60)
 
@@ -242,7 +242,7 @@ def test_watch_as_a_program(rig: Rig) -> None:
 
 def listening(pid: int) -> str:
     """Where a process listens, by its sockets."""
-    inodes = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
+    inodes = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         words = line.split()
         if words[3] == "0A" and f"socket:[{words[9]}]" in inodes:

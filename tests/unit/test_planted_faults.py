@@ -20,7 +20,7 @@ SCRIPTS = 1000
 """Random upgrades in which a fault has to show; most show in the first ten."""
 
 
-def hunt(package: Path, scripts: int) -> "subprocess.CompletedProcess[str]":
+def hunt(package: Path, scripts: int) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, str(ROOT / "tests" / "upgrade_hunt.py"), str(scripts)]
     environment = {**os.environ, "PYTHONPATH": f"{package}:{ROOT / 'tests'}", "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(program, env=environment, capture_output=True, text=True, timeout=900)
