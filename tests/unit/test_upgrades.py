@@ -1,6 +1,6 @@
 """Random upgrades through the simulator: what holds of every one of them.
 
-`NVDRIVER_UPGRADES=5000` says how many; 300 without it.
+`UPGRADES=5000` says how many; 300 without it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from upgrade_scripts import REGRESSIONS, scripts
 from upgrade_sim import Script, run
 
-UPGRADES = int(os.environ.get("NVDRIVER_UPGRADES", "300"))
+UPGRADES = int(os.environ.get("UPGRADES", "300"))
 PARTS = 4
 """Of the random upgrades, so that several cores can share them."""
 

@@ -32,7 +32,16 @@ class Event:
     object: Document
 
 
-class Refused(ClusterError):
+class ApiError(ClusterError):
+    """What the API did to a request; for documents all of them are one kind."""
+
+    @property
+    def kind(self) -> str:
+        """That of contracts.md."""
+        return ClusterError.__name__
+
+
+class Refused(ApiError):
     """The API's answer was an error: HTTP's `status`, and for how many seconds it asked for patience."""
 
     def __init__(
@@ -55,7 +64,7 @@ class Gone(Refused):
     """410: the resourceVersion is too old, so that a watch has to begin with a list."""
 
 
-class Unreachable(ClusterError):
+class Unreachable(ApiError):
     """No answer, or half of one."""
 
 

@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 from attrs import define
 
 from nvdriver_build.errors import ClusterError
-from nvdriver_build.fleet.controller.api import Api, Conflict, Document, Missing
+from nvdriver_build.fleet.controller.api import Api, ApiError, Conflict, Document, Missing
 from nvdriver_build.fleet.controller.kinds import LEASE
 from nvdriver_build.fleet.objects import number, part, text
 
@@ -22,7 +22,7 @@ DURATION, RENEWED_WITHIN, EVERY = 15, 10.0, 2.0
 """Seconds: a Lease lives; a leader stops that could not renew; between two tries."""
 
 
-class Deposed(ClusterError):
+class Deposed(ApiError):
     """Another one leads, or may."""
 
 
