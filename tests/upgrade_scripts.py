@@ -18,6 +18,7 @@ _WORLD = (
     "mislabel",
     "mend",
     "retract",
+    "swap",
     "jobs_fail",
     "unpullable",
 )  # fmt: skip
@@ -79,4 +80,34 @@ def random_script(chance: random.Random, part: int) -> Script:
     )
 
 
-REGRESSIONS: Dict[str, Script] = {}
+_ONE, _THREE = (("x86_64", "fresh"),), (("x86_64", "fresh"), ("x86_64", "stale"), ("x86_64", "none"))
+SCENARIOS: Dict[str, Script] = {
+    "one node": Script(_ONE, (Step(8, "announce", 1), Step(8, "reach"))),
+    "stale, late and no NFD": Script(_THREE, (Step(8, "announce", 1), Step(8, "reach"))),
+    "two architectures": Script((*_ONE, ("arm64", "late")), (Step(8, "announce", 1), Step(8, "reach"))),
+    "back to where it came from": Script(_THREE, (Step(5, "upgrade", 1), Step(9, "upgrade", 0))),
+    "back in the midst of it": Script(_THREE, (Step(5, "upgrade", 1), Step(6, "upgrade", 0))),
+    "a version is skipped": Script(
+        _THREE, (Step(5, "announce", 1), Step(3, "announce", 2), Step(9, "reach"))
+    ),
+    "a version comes back": Script(
+        _THREE, (Step(5, "upgrade", 1), Step(25, "upgrade", 2), Step(25, "upgrade", 1))
+    ),
+    "a paused pool": Script(
+        _THREE, (Step(5, "upgrade", 1), Step(5, "pause"), Step(30, "pause"), Step(9, "restart"))
+    ),
+    "the tag comes after the nodes": Script(_THREE, (Step(5, "upgrade", 1, 30),), at_once=2, registry=False),
+    "the tag has no image, then one": Script(
+        _THREE, (Step(5, "upgrade", 1, 3), Step(25, "mend")), registry=False
+    ),
+    "the tag has another image, then its own": Script(
+        _THREE, (Step(5, "upgrade", 1, 4), Step(25, "mend")), registry=False
+    ),
+    "410 while a node is away": Script(_THREE, (Step(5, "upgrade", 1), Step(3, "gone"), Step(2, "gone"))),
+    "killed at a write": Script(_THREE, (Step(5, "crash", 1), Step(0, "upgrade", 1), Step(4, "crash", 0, 1))),
+    "a DaemonSet is deleted by hand": Script(_THREE, (Step(9, "meddle", 0, 1), Step(5, "upgrade", 1))),
+    "its status is old while it is wanted no more": Script(
+        _THREE, (Step(5, "lag"), Step(2, "upgrade", 1), Step(20, "lag"), Step(2, "upgrade", 0))
+    ),
+}
+"""What upgrades are like. A script that shows a bug comes here, under the name of what went wrong."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
+from api_store import Refusal
 from attrs import define, field
 from memory_api import MemoryApi
 from upgrade_world import (
@@ -14,6 +15,7 @@ from upgrade_world import (
     END,
     LOAD,
     NODES,
+    PODS,
     PREBUILD,
     SPACE,
     START,
@@ -89,11 +91,16 @@ class WatchedApi(MemoryApi):
             under = [pod.name for pod in self.world.pods.values() if pod.daemonset == name]
             assert not under, f"the DaemonSet {name} is deleted under {under}"
         if kind.plural == "pods":
-            pod = self.world.pods.get(name)
-            assert pod is None or pod.phase != "ready", f"the pod {name} is deleted while it is ready"
-            self._do("delete", kind, lambda: self.world.end(name))
+            self._do("delete", kind, lambda: self._end_pod(name, like))
             return
         super().delete(kind, name, namespace, like)
+
+    def _end_pod(self, name: str, like: Optional[Document]) -> None:
+        pod, there = self.world.pods.get(name), self.store.get(PODS, SPACE, name)
+        if like and like["metadata"]["resourceVersion"] != there["metadata"]["resourceVersion"]:
+            raise Refusal(409, "Conflict", f"{name} is another one now")
+        assert pod is None or pod.phase != "ready", f"the pod {name} is deleted while it is ready"
+        self.world.end(name)
 
 
 @define

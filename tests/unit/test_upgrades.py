@@ -17,7 +17,7 @@ if sys.version_info < (3, 11):
 
 import structlog
 from hypothesis import given, settings
-from upgrade_scripts import REGRESSIONS, scripts
+from upgrade_scripts import SCENARIOS, scripts
 from upgrade_sim import Script, run
 
 UPGRADES = int(os.environ.get("UPGRADES", "300"))
@@ -45,7 +45,7 @@ def test_random_upgrades(part: int) -> None:
     upgrade()
 
 
-@pytest.mark.parametrize("name", sorted(REGRESSIONS))
-def test_regressions(name: str) -> None:
-    """Upgrades that once showed a bug."""
-    run(REGRESSIONS[name])
+@pytest.mark.parametrize("name", sorted(SCENARIOS))
+def test_scenarios(name: str) -> None:
+    """Upgrades of each kind that there is, and those that once showed a bug."""
+    run(SCENARIOS[name])

@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from nvdriver_build.errors import ClusterError
 from nvdriver_build.fleet.controller.api import Api, Conflict, Document, Missing
 from nvdriver_build.fleet.controller.kinds import CONFIG_MAP, DAEMONSET, JOB, NODE, POD, Kind
-from nvdriver_build.fleet.controller.view import Live, View, live
+from nvdriver_build.fleet.controller.view import Live, Pod, View, live
 from nvdriver_build.fleet.names import COMPONENT, DRIVER, LABEL, TEMPLATE_NOTE
 from nvdriver_build.fleet.objects import text, texts
 from nvdriver_build.fleet.plan import Plan
@@ -142,12 +142,12 @@ class Acting:
         for pod in list(self.view.pods.values.values()):
             wanted = templates.get(pod.version or "")
             if wanted and pod.template != wanted and not pod.ready and not pod.ending:
-                self._try(self._delete_pod, POD, pod.name)
+                self._try(self._delete_pod, POD, pod.name, pod)
 
-    def _delete_pod(self, kind: Kind, name: str) -> Optional[str]:
+    def _delete_pod(self, kind: Kind, name: str, seen: Pod) -> Optional[str]:
         try:
-            self.api.delete(kind, name, self.namespace)
-        except Missing:
+            self.api.delete(kind, name, self.namespace, seen.document())
+        except (Missing, Conflict):  # gone, or not as it was seen: it may be ready by now
             return None
         return f"PodReplaced: {name} was not ready, and of an older template"
 

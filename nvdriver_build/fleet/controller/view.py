@@ -60,6 +60,12 @@ class Pod:
     template: Optional[str]
     ready: bool
     ending: bool
+    uid: str = ""
+    resource_version: str = field(default="", eq=False)
+
+    def document(self) -> Document:
+        """As preconditions of a delete need it."""
+        return {"metadata": {"uid": self.uid, "resourceVersion": self.resource_version}}
 
 
 class Cache(Generic[T]):
@@ -192,6 +198,8 @@ def pod(document: Document, manager: str) -> Optional[Pod]:
         template=texts(document, "metadata", "annotations").get(TEMPLATE_NOTE),
         ready=holds(document, "Ready") is True,
         ending=text(document, "metadata", "deletionTimestamp") is not None,
+        uid=text(document, "metadata", "uid") or "",
+        resource_version=text(document, "metadata", "resourceVersion") or "",
     )
 
 
