@@ -51,6 +51,10 @@ FAULTS: Dict[str, Tuple[Patch, ...]] = {
     "ready pods are replaced too": (
         Patch("controller/acting.py", "pod.template != wanted and not pod.ready", "pod.template != wanted"),
     ),
+    "pods are replaced whatever they are by now": (
+        Patch("controller/acting.py", "self.api.delete(kind, name, self.namespace, seen.document())",
+              "self.api.delete(kind, name, self.namespace)"),
+    ),
     "what was applied counts as there": (
         Patch("controller/acting.py", "        if told is None or there is None:\n            return False\n",
               "        if told is None:\n            return False\n        if there is None:\n            return True\n"),

@@ -109,5 +109,11 @@ SCENARIOS: Dict[str, Script] = {
     "its status is old while it is wanted no more": Script(
         _THREE, (Step(5, "lag"), Step(2, "upgrade", 1), Step(20, "lag"), Step(2, "upgrade", 0))
     ),
+    "a ready pod was replaced by what an old cache knew of it": Script(
+        _ONE,
+        (Step(5, "fail", 3, 7), Step(1, "announce", 0, 27), Step(1, "upgrade")),
+        registry=False,
+        asked=False,
+    ),
 }
 """What upgrades are like. A script that shows a bug comes here, under the name of what went wrong."""

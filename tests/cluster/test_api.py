@@ -47,7 +47,7 @@ def status(version: str, boot: str = "1") -> Dict[str, Any]:
 
 
 def test_apply(cluster: Cluster) -> None:
-    """Apply makes and changes; the same again leaves generation and version; another manager is a conflict."""
+    """Apply makes and changes; the same again leaves the generation; another manager is a conflict."""
     first = cluster.api.apply(DAEMONSET, daemonset(cluster, minReadySeconds=1))
     assert cluster.api.apply(DAEMONSET, daemonset(cluster, minReadySeconds=1))["metadata"]["generation"] == 1
     second = cluster.api.apply(DAEMONSET, daemonset(cluster, minReadySeconds=2))
