@@ -1,4 +1,4 @@
-"""A prebuild Job as `fleet` renders it: its containers one after the other, with the rights that it asks for."""
+"""A prebuild Job as `fleet` renders it: its containers in turn, with the rights that it asks for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Mapping
 
 from keys import make_identity
 from podman_rig import Podman
-from test_prebuild import take
+from prebuilt_taker import take
 from vm.kit import KitKernel
 
 from nvdriver_build.fleet.manifests import Driver, prebuild_job
@@ -26,7 +26,7 @@ def test_prebuild_job(
     kernel_a: KitKernel,
     tmp_path: Path,
 ) -> None:
-    """Without network, root and capabilities: built in the toolkit, signed by ours, published, taken by a node."""
+    """Without network, root and capabilities: built in the toolkit, signed and published by ours."""
     driver = Driver(sample_image, registry="registry.example.com/sets", sign_secret="signing")
     wanted = PrebuildWanted("job", "key", "416.94.202408260940-0", "toolkit", "x86_64", kernel_a.release)
     pod = prebuild_job(wanted, driver)["spec"]["template"]["spec"]
@@ -43,7 +43,7 @@ def test_prebuild_job(
 
 
 def lay_out(root: Path) -> Dict[str, Path]:
-    """The volumes, as a kubelet makes them for the pod's group, and the folder that stands for the registry."""
+    """The volumes, as a kubelet makes them for the pod's group, and a folder for the registry."""
     found = {"work": root / "work", "signing": root / "signing"}
     for place in (*found.values(), root / "shared"):
         place.mkdir()

@@ -304,7 +304,7 @@ def test_the_commands(
 @pytest.mark.once
 def test_kills_of_a_push(server: OciRegistry, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Killed before any of its steps, a set is there whole or not at all; the next push brings it."""
-    made = write_signed(tmp_path / "made", recipe(), None)
+    made = write_signed(tmp_path / "made", recipe(modules=("nvidia",)), None)
     turn = 0
 
     def client() -> Registry:
@@ -346,7 +346,7 @@ def test_kills_of_a_pull(
     server: OciRegistry, request: pytest.FixtureRequest, identity: Identity, tmp_path: Path
 ) -> None:
     """Killed before any of its steps, the store has the set whole or not; the next pull cleans up."""
-    made = write_signed(tmp_path / "made", recipe(), identity)
+    made = write_signed(tmp_path / "made", recipe(modules=("nvidia",)), identity)
     server.open(repository(request)).push(made)
     store = Store(tmp_path / "store", lambda found: None)
 

@@ -159,10 +159,9 @@ def test_failing_builders_are_not_waited_for_without_end(board: Any) -> None:
     stop = threading.Event()
 
     def failing() -> None:
+        own = board()
         for number in range(20):
-            name = f"failing{number}"
-            seen = board().look(KEY)
-            if stop.is_set() or not board().claim(KEY, name, seen):
+            if stop.is_set() or not own.claim(KEY, f"failing{number}", own.look(KEY)):
                 return
             time.sleep(0.3)
 
@@ -170,9 +169,11 @@ def test_failing_builders_are_not_waited_for_without_end(board: Any) -> None:
     thread.start()
     time.sleep(0.4)
     waits = Waits(dead=30, beat=10, first=0.05, last=0.1, most=60)
+    started = time.monotonic()
     with Turns(board(), "patient", waits).turn(KEY, absent) as found:
         assert found is None
     stop.set()
+    assert time.monotonic() - started < waits.dead / 2
     thread.join()
 
 
