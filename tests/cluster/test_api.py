@@ -7,8 +7,8 @@ import time
 from typing import Any, Dict, Set
 
 import pytest
+from cluster_rig import Cluster
 
-from cluster.conftest import Cluster
 from nvdriver_build.errors import Stopped
 from nvdriver_build.fleet.controller.api import BOOKMARK, Conflict, Gone, Missing, Refused
 from nvdriver_build.fleet.controller.kinds import CONFIG_MAP, DAEMONSET, LEASE, NODE, POD, Kind

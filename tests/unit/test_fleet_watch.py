@@ -13,8 +13,7 @@ from typing import Any, Iterator, List, Tuple
 
 import pytest
 
-if sys.version_info < (3, 11):
-    pytest.skip("the fleet is for Python 3.11 and later", allow_module_level=True)
+pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 and later")
 
 from api_server import ApiServer, Fault, once
 from fleet_rig import IMAGE, Rig, running, wait_for

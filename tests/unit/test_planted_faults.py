@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-if sys.version_info < (3, 11):
-    pytest.skip("the fleet is for Python 3.11 and later", allow_module_level=True)
+pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 and later")
 
 from planted_faults import FAULTS
 

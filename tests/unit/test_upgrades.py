@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from typing import Iterator
 
 import pytest
 
-if sys.version_info < (3, 11):
-    pytest.skip("the fleet is for Python 3.11 and later", allow_module_level=True)
+pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 and later")
 
 import structlog
 from hypothesis import given, settings
