@@ -109,6 +109,17 @@ SCENARIOS: Dict[str, Script] = {
     "its status is old while it is wanted no more": Script(
         _THREE, (Step(5, "lag"), Step(2, "upgrade", 1), Step(20, "lag"), Step(2, "upgrade", 0))
     ),
+    "its status is from before its pods": Script(
+        _ONE,
+        (
+            Step(5, "announce", 1),
+            Step(3, "lag"),
+            Step(0, "reach"),
+            Step(15, "upgrade", 2),
+            Step(9, "restart"),
+        ),
+        registry=False,
+    ),
     "a ready pod was replaced by what an old cache knew of it": Script(
         _ONE,
         (Step(5, "fail", 3, 7), Step(1, "announce", 0, 27), Step(1, "upgrade")),

@@ -14,6 +14,7 @@ pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 an
 
 from planted_faults import FAULTS
 
+pytestmark = pytest.mark.once
 ROOT = Path(__file__).parents[2]
 SCRIPTS = 1000
 """Random upgrades in which a fault has to show; most show in the first ten."""
