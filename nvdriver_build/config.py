@@ -230,6 +230,14 @@ def read_config(environment: Optional[Mapping[str, str]] = None, root: Path = Pa
     return Config(path=given.get("PATH") or DEFAULT_PATH, **values)
 
 
+def kubeconfig(environment: Optional[Mapping[str, str]] = None) -> Optional[Path]:
+    """The first of KUBECONFIG, as kubectl has it, or the home's; None in a pod: it has a service account."""
+    given = os.environ if environment is None else environment
+    home = "" if given.get("KUBERNETES_SERVICE_HOST") else f"{given.get('HOME', '')}/.kube/config"
+    found = given.get("KUBECONFIG", "").split(os.pathsep)[0] or home
+    return Path(found) if found else None
+
+
 def run_dir(environment: Optional[Mapping[str, str]] = None) -> Path:
     """The folder that others look into, where everything else that was given may be wrong."""
     (setting,) = (each for each in _SETTINGS if each.field == "run_dir")

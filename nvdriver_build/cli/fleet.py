@@ -1,4 +1,4 @@
-"""`fleet`: the cluster side. `plan` and `render` work from files."""
+"""`fleet`: the cluster side. `plan` and `render` work from files, or as the others from a cluster's API."""
 
 from __future__ import annotations
 
@@ -20,14 +20,22 @@ from nvdriver_build.fleet.reasons import Reason
 OLDEST = (3, 11)
 _PATH = click.Path(path_type=Path)
 Function = TypeVar("Function", bound=Callable[..., object])
-_OPTIONS = (
-    click.option("--nodes", type=_PATH, required=True, help="Of 'oc get nodes -o json'."),
+_CLUSTER = (
+    click.option(
+        "--kubeconfig", type=_PATH, help="Default: KUBECONFIG, this pod's service account, ~/.kube/config."
+    ),
+    click.option("--context", help="Of the kubeconfig, instead of its current one."),
+)
+_FILES = (
+    click.option("--nodes", type=_PATH, help="Of 'oc get nodes -o json'; without it the API is asked."),
     click.option(
         "--imagestream", type=_PATH, help="Of 'oc -n openshift get is/driver-toolkit', maybe and 'istag'."
     ),
     click.option("--clusterversion", type=_PATH, help="Of 'oc get clusterversion'."),
     click.option("--pools", type=_PATH, help="Of 'oc get machineconfigpools'."),
     click.option("--workloads", type=_PATH, help="Of 'oc get daemonsets,jobs -A'."),
+)
+_DRIVER = (
     click.option(
         "--toolkit",
         "toolkits",
@@ -40,10 +48,13 @@ _OPTIONS = (
 )
 
 
-def _cluster_options(command: Function) -> Function:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def _with(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    def add(command: Function) -> Function:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.group()
@@ -58,15 +69,24 @@ def fleet() -> None:
 
 
 @fleet.command()
-@_cluster_options
+@_with(*_FILES, *_DRIVER, *_CLUSTER)
+@click.option("--diff", is_flag=True, help="Show what apply would change in the objects of the cluster.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 @log_options
 def plan(
-    toolkits: tuple[str, ...], settings: Optional[Path], image: Optional[str], as_json: bool, **files: Any
+    toolkits: tuple[str, ...],
+    settings: Optional[Path],
+    image: Optional[str],
+    diff: bool,
+    as_json: bool,
+    **where: Any,
 ) -> None:
     """Which kernels the GPU nodes run and will run, and what each needs. Changes nothing."""
-    driver = _driver(settings, image) if settings or image else None
-    made = _plan(driver, toolkits, Files(**files))
+    driver = _driver(settings, image) if settings or image or diff else None
+    if diff and driver is not None:
+        _show_difference(driver, toolkits, **where)
+        return
+    made = _plan(driver, toolkits, **where)
     if as_json:
         emit(plan_document(made))
     else:
@@ -74,18 +94,109 @@ def plan(
 
 
 @fleet.command(name="render")
-@_cluster_options
+@_with(*_FILES, *_DRIVER, *_CLUSTER)
 @log_options
-def render_(toolkits: tuple[str, ...], settings: Optional[Path], image: Optional[str], **files: Any) -> None:
+def render_(toolkits: tuple[str, ...], settings: Optional[Path], image: Optional[str], **where: Any) -> None:
     """Write the objects that the plan needs as YAML: for GitOps, or to apply by hand."""
     driver = _driver(settings, image)
-    click.echo(to_yaml(render(_plan(driver, toolkits, Files(**files)), driver)), nl=False)
+    click.echo(to_yaml(render(_plan(driver, toolkits, **where), driver)), nl=False)
 
 
-def _plan(driver: Optional[Driver], toolkits: tuple[str, ...], files: Files) -> Plan:
+@fleet.command()
+@_with(*_DRIVER, *_CLUSTER)
+@log_options
+def apply(
+    toolkits: tuple[str, ...],
+    settings: Optional[Path],
+    image: Optional[str],
+    kubeconfig: Optional[Path],
+    context: Optional[str],
+) -> None:
+    """Bring the cluster one round nearer to its plan."""
+    from nvdriver_build.cli import cluster
+
+    driver = _driver(settings, image)
+    with cluster.cluster(kubeconfig, context) as api:
+        _print(cluster.apply_round(api, driver, _overrides(toolkits)).plan)
+
+
+@fleet.command()
+@_with(*_DRIVER, *_CLUSTER)
+@click.option(
+    "--listen", default=":8080", show_default=True, help="HOST:PORT of /healthz, /readyz, /metrics."
+)
+@log_options
+def watch(
+    toolkits: tuple[str, ...],
+    settings: Optional[Path],
+    image: Optional[str],
+    kubeconfig: Optional[Path],
+    context: Optional[str],
+    listen: str,
+) -> None:
+    """Keep the cluster as its plan says, until a signal."""
+    from nvdriver_build.cli import cluster
+
+    cluster.watch_cluster(kubeconfig, context, _driver(settings, image), _overrides(toolkits), listen)
+
+
+@fleet.command()
+@_with(*_CLUSTER)
+@click.option("--namespace", default="nvdriver-build", show_default=True, help="Of the driver.")
+@click.option(
+    "--name", default="nvdriver-build", show_default=True, help="Of the driver, as its settings have it."
+)
+@click.option("--watch", "live", is_flag=True, help="Keep it live, until a signal.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@log_options
+def status(
+    kubeconfig: Optional[Path], context: Optional[str], namespace: str, name: str, live: bool, as_json: bool
+) -> None:
+    """What each RHCOS version has and lacks, as the controller keeps it."""
+    from nvdriver_build.cli import cluster
+
+    with cluster.cluster(kubeconfig, context) as api:
+        cluster.show_status(api, name, namespace, as_json, live)
+
+
+def _show_difference(
+    driver: Driver,
+    toolkits: tuple[str, ...],
+    kubeconfig: Optional[Path],
+    context: Optional[str],
+    **files: Any,
+) -> None:
+    from nvdriver_build.cli import cluster
+
+    if any(files.values()):
+        raise UsageError(
+            "--diff compares with a cluster, not with files", hint="leave out --nodes and the others"
+        )
+    with cluster.cluster(kubeconfig, context) as api:
+        cluster.show_difference(api, driver, _overrides(toolkits))
+
+
+def _plan(
+    driver: Optional[Driver],
+    toolkits: tuple[str, ...],
+    kubeconfig: Optional[Path],
+    context: Optional[str],
+    **files: Any,
+) -> Plan:
     overrides = _overrides(toolkits)
     options = plan_options(driver, overrides) if driver else Options(overrides=overrides)
-    return make_plan(cluster_from_files(files, options.name), options)
+    if files["nodes"] is not None:
+        return make_plan(cluster_from_files(Files(**files), options.name), options)
+    if any(files.values()):
+        raise UsageError(
+            "files of a cluster are given, and not its nodes", hint="--nodes is of 'oc get nodes -o json'"
+        )
+    from nvdriver_build.cli import cluster
+    from nvdriver_build.fleet.controller.watching import read_view
+
+    with cluster.cluster(kubeconfig, context) as api:
+        view = read_view(api, options.name, driver.namespace if driver else options.name)
+    return make_plan(view.cluster(), options)
 
 
 def _driver(settings: Optional[Path], image: Optional[str]) -> Driver:

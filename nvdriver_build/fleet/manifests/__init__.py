@@ -5,6 +5,7 @@ Objects are plain dicts, as the API takes them. A pod's template holds only what
 
 from __future__ import annotations
 
+import json
 from typing import Mapping, Optional
 
 from nvdriver_build.fleet.manifests.access import access_objects, network_policies
@@ -19,9 +20,9 @@ from nvdriver_build.fleet.manifests.common import (
 from nvdriver_build.fleet.manifests.driver import Driver, content_digest, driver_settings, is_image
 from nvdriver_build.fleet.manifests.pod import pod_template
 from nvdriver_build.fleet.manifests.prebuild import prebuild_job
-from nvdriver_build.fleet.names import COMPONENT, DRIVER, LABEL
+from nvdriver_build.fleet.names import COMPONENT, DRIVER, LABEL, TEMPLATE_NOTE
 from nvdriver_build.fleet.plan import DaemonSetWanted, Options, Plan
-from nvdriver_build.fleet.versions import label_value
+from nvdriver_build.fleet.versions import digest, label_value
 
 __all__ = [
     "Driver",
@@ -84,7 +85,13 @@ def daemonset(wanted: DaemonSetWanted, driver: Driver, contents: Mapping[str, st
         {
             "selector": {"matchLabels": {NAME: driver.name, COMPONENT: DRIVER, LABEL: value}},
             "updateStrategy": {"type": "OnDelete"},
-            "template": pod_template(wanted, driver, contents),
+            "template": _stamped(pod_template(wanted, driver, contents)),
         }
     )
     return found
+
+
+def _stamped(template: Object) -> Object:
+    """With a digest of itself, by which a pod of an older one is known."""
+    template["metadata"]["annotations"][TEMPLATE_NOTE] = digest(json.dumps(template, sort_keys=True))
+    return template

@@ -8,7 +8,7 @@ from typing import Iterable, Optional
 
 from nvdriver_build.fleet.manifests.common import NAME, Object, made, own
 from nvdriver_build.fleet.manifests.driver import Driver
-from nvdriver_build.fleet.names import COMPONENT, DRIVER, PREBUILD
+from nvdriver_build.fleet.names import COMPONENT, DRIVER, FLEET, PREBUILD
 
 _RBAC = "rbac.authorization.k8s.io"
 _READ = ["get", "list", "watch"]
@@ -16,7 +16,6 @@ _WRITE = [*_READ, "create", "patch", "delete"]
 _DNS = (53, 5353)
 """The second is that of OpenShift's DNS pods, which a NetworkPolicy sees after the address is translated."""
 _API = (443, 6443)
-FLEET = "fleet"
 
 
 def access_objects(driver: Driver) -> list[Object]:
