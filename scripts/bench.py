@@ -39,7 +39,7 @@ CLEAN="true"
 
 
 MAKE, DKMS, COLD = "plain `make -j{}`", "`dkms build`", "`build`, a kernel never seen"
-PATCH, FLAGS = "`build`, another patch level of the driver", "`build`, other flags (`--debug-info`)"
+PATCH, FLAGS = "`build`, another patch level of the driver", "`build`, other flags for all objects"
 SIBLING, OTHER_ABI = "`build`, a sibling kernel", "`build`, a kernel of another ABI"
 LOCAL, COMPATIBLE = "`run`, local hit, to ready to load", "`run`, compatible hit, to ready to load"
 REGISTRY = "`run`, registry hit, to ready to load"
@@ -120,7 +120,16 @@ class Bench:
         self.build(PATCH, self.after_the_first(), source, self.kernel)
 
     def flags(self) -> None:
-        self.build(FLAGS, self.after_the_first(), self.source, self.kernel, "other", "--debug-info")
+        """After a build with debug information: that keeps no objects, and what it asked beside holds."""
+        learned = self.folder / "learned with debug information"
+        if not learned.exists():
+            store = self.after_the_first()
+            before = set((store / "kept").iterdir())
+            run(self.argv(self.source, self.kernel, "other", "--debug-info"), NVDRIVER_STORE=str(store))
+            [kept] = set((store / "kept").iterdir()) - before
+            learned.mkdir()
+            shutil.copy(kept, learned)
+        self.build(FLAGS, self.after(learned), self.source, self.kernel)
 
     def sibling(self) -> None:
         """One of another release and with another setting: no set of the first is taken for it."""
@@ -132,28 +141,25 @@ class Bench:
 
     def after_the_first(self) -> Path:
         """A store that has what the first build has learned, and no set."""
+        return self.after(self.folder / "store/kept")
+
+    def after(self, kept: Path) -> Path:
         store = self.made("store-after")
-        shutil.copytree(self.folder / "store/kept", store / "kept")
+        shutil.copytree(kept, store / "kept")
         return store
 
-    def build(
-        self, row: str, store: Path, source: Path, kernel: KitKernel, output: str = "other", *more: str
-    ) -> None:
-        argv = [sys.executable, "-c", SELF_PEAK, "build", "--source", source]
-        argv += ["--headers", kernel.headers, "--output", self.fresh(output), *more]
+    def argv(self, source: Path, kernel: KitKernel, output: str, *more: str) -> List[object]:
+        argv: List[object] = [sys.executable, "-c", SELF_PEAK, "build", "--source", source]
+        return [*argv, "--headers", kernel.headers, "--output", self.fresh(output), *more]
+
+    def build(self, row: str, store: Path, source: Path, kernel: KitKernel, output: str = "other") -> None:
+        argv = self.argv(source, kernel, output)
         self.time(row, lambda: self.peaks.append(peak(run(argv, NVDRIVER_STORE=str(store)))))
 
     def verify(self) -> None:
         modules = [self.folder / "set" / f"{name}.ko" for name in NAMES] + [self.folder / "nvidia-peermem.ko"]
-        command = [
-            sys.executable,
-            "-m",
-            "nvdriver_build",
-            "verify",
-            *modules,
-            "--headers",
-            self.kernel.headers,
-        ]
+        command: List[object] = [sys.executable, "-m", "nvdriver_build", "verify"]
+        command += [*modules, "--headers", self.kernel.headers]
         self.time(VERIFY, lambda: run(command))
 
     def ready_to_load(self) -> None:
@@ -203,15 +209,8 @@ class Bench:
     def peermem(self) -> None:
         """The fifth module, for verify: only plain make builds it without MOFED."""
         run(["make", f"-j{self.jobs}", "-C", self.folder / "plain", *self.variables[:3], "modules"])
-        run(
-            [
-                "strip",
-                "--strip-debug",
-                "-o",
-                self.folder / "nvidia-peermem.ko",
-                self.folder / "plain/nvidia-peermem.ko",
-            ]
-        )
+        built, stripped = self.folder / "plain/nvidia-peermem.ko", self.folder / "nvidia-peermem.ko"
+        run(["strip", "--strip-debug", "-o", stripped, built])
 
     def same_text(self) -> List[str]:
         """The modules whose .text is not that of plain make."""
