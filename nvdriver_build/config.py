@@ -41,7 +41,7 @@ class Config:
     kubernetes_host: Optional[str]
     kubernetes_port: Optional[str]
     reuse: bool
-    registry: Optional[str]
+    registry: Optional[str] = field(repr=False)
     trust: Optional[Path]
     driver_version: Optional[str]
     kind: str
@@ -90,18 +90,25 @@ def _path(name: str, value: str) -> Path:
     return Path(value)
 
 
+def _path_of_secret(name: str, value: str) -> Path:
+    """A path; the error does not repeat what is none: it may be the secret itself."""
+    if not value.startswith("/"):
+        raise UsageError(f"{name} is no absolute path", hint="it names a file, and is not its content")
+    return Path(value)
+
+
 def checked_key(name: str, text: str) -> str:
     """A path, made absolute, or a `pkcs11:` URI; UsageError, which does not repeat it, where it has a PIN.
 
     `name` is that of the setting or option. Everybody who lists processes sees the arguments of openssl.
     """
-    if not text.startswith(_TOKEN):
-        return str(Path(text).absolute())
     if _SECRET in unquote(text).lower():
         raise UsageError(
             f"{name} has a {_SECRET} in it, which everybody on this machine could read",
             hint="take it out, and name a file with the PIN: NVDRIVER_SIGN_PIN_FILE or --pin-file",
         )
+    if not text.startswith(_TOKEN):
+        return str(Path(text).absolute())
     if not text.isprintable():
         raise UsageError(
             f"{name} is no URI of one line", hint="see RFC 7512, such as pkcs11:token=T;object=O"
@@ -110,7 +117,8 @@ def checked_key(name: str, text: str) -> str:
 
 
 def _key(name: str, value: str) -> str:
-    return checked_key(name, value if value.startswith(_TOKEN) else str(_path(name, value)))
+    key = checked_key(name, value)
+    return key if value.startswith(_TOKEN) else str(_path_of_secret(name, value))
 
 
 def _flag(name: str, value: str) -> bool:
@@ -189,7 +197,7 @@ _SETTINGS = (
     _Setting("NVDRIVER_REUSE", "reuse", True, _compatible),
     _Setting("NVDRIVER_REGISTRY", "registry", None, _text),
     _Setting("NVDRIVER_REGISTRY_CA", "registry_ca", None, _path),
-    _Setting("NVDRIVER_REGISTRY_AUTH", "registry_auth", None, _path),
+    _Setting("NVDRIVER_REGISTRY_AUTH", "registry_auth", None, _path_of_secret),
     _Setting("HTTPS_PROXY", "https_proxy", None, _of_others),
     _Setting("NO_PROXY", "no_proxy", None, _words),
     _Setting("KUBERNETES_SERVICE_HOST", "kubernetes_host", None, _of_others),
@@ -210,7 +218,7 @@ _SETTINGS = (
     _Setting("NVDRIVER_DRIVER_ROOT", "driver_root", Path("/run/nvidia/driver"), _path),
     _Setting("NVDRIVER_SIGN_KEY", "sign_key", None, _key),
     _Setting("NVDRIVER_SIGN_CERT", "sign_cert", None, _path),
-    _Setting("NVDRIVER_SIGN_PIN_FILE", "sign_pin_file", None, _path),
+    _Setting("NVDRIVER_SIGN_PIN_FILE", "sign_pin_file", None, _path_of_secret),
     _Setting("NVDRIVER_LOG_FORMAT", "log_format", None, _one_of("console", "json")),
 )
 
