@@ -132,6 +132,8 @@ class Session:
                 seconds=max(0.1, until - time.monotonic()),
                 sink=sink,
             )
+            if answer.status == 401 and not own:  # or it could name a token server of its own
+                raise Failed(f"sends us to {host_of(url)}, which asks who we are")
             if answer.status not in _MOVED or method not in ("GET", "HEAD"):
                 return answer
             url = self.elsewhere(url, answer)

@@ -441,6 +441,29 @@ def test_credentials_go_to_nobody_else(
         assert not [headers for _, _, headers in elsewhere.seen if "authorization" in headers]
 
 
+def test_where_content_is_kept_elsewhere_nobody_there_names_a_token_server(
+    hostile: Hostile, made: ModuleSet, tmp_path: Path
+) -> None:
+    """Who keeps content for a registry is not the registry: what it asks for, we do not tell."""
+    from oci_registry import write_auth
+
+    auth = write_auth(tmp_path / "auth.json", hostile.host)
+    with hostile_registry() as elsewhere:
+
+        def ask(handler: Handler) -> bool:
+            handler.reply(401, b"", Www_Authenticate=f'Bearer realm="http://{elsewhere.host}/token"')
+            return True
+
+        def send(handler: Handler) -> bool:
+            handler.reply(307, b"", Location=f"http://{elsewhere.host}{handler.path}")
+            return True
+
+        elsewhere.hook, hostile.hook = ask, send
+        with pytest.raises(StoreError, match="which asks who we are"):
+            hostile.open(auth=auth).offer(made.key)
+        assert not [headers for _, _, headers in elsewhere.seen if "authorization" in headers]
+
+
 @pytest.mark.parametrize(
     "target",
     ["http://192.0.2.1/x", "ftp://127.0.0.1/x", "file:///etc/passwd", "//[", "http://[::1", "gopher://x"],

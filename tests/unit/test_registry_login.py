@@ -366,6 +366,6 @@ def test_a_proxy_whose_address_is_none(rest: str) -> None:
 @pytest.mark.parametrize("scheme", ["https://", "http://", ""])
 def test_a_login_in_the_address(scheme: str, login: str) -> None:
     """It is refused, since everybody sees addresses, and is not told."""
-    with pytest.raises(UsageError, match="@h.example.com/r") as caught:
+    with pytest.raises(UsageError, match=r"@h[.]example[.]com/r") as caught:
         parse_place(f"{scheme}{login}@h.example.com/r")
     assert "hunter2" not in f"{caught.value} {caught.value.hint}"
