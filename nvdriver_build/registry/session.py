@@ -85,6 +85,10 @@ class Session:
             hint="nothing of it was taken; was the set pushed by nvdriver-build, and is this a registry?",
         )
 
+    def slow(self, what: str) -> StoreError:
+        """The error for many answers that each come in time, and together do not."""
+        return StoreError(f"registry {self.place} is slow: {what}", hint="the next push goes on from there")
+
     def _authorized(
         self,
         method: str,

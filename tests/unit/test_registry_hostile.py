@@ -481,6 +481,25 @@ def test_where_nobody_is_sent(
     refused(hostile, made, tmp_path / "taken")
 
 
+def test_a_push_that_takes_for_ever(hostile: Hostile, made: ModuleSet) -> None:
+    """Each answer comes in time, and nothing comes of it: given up, since the node waits to load its set."""
+
+    def answer(handler: Handler) -> bool:
+        handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        time.sleep(0.4)
+        statuses = {"POST": 202, "PUT": 404 if "manifests" in handler.path else 201}
+        where = f"http://{hostile.host}/upload"
+        handler.reply(statuses.get(handler.command, 404), b"", Location=where)
+        return True
+
+    hostile.hook = answer
+    started = time.monotonic()
+    with pytest.raises(StoreError, match="is slow: set-") as caught:
+        hostile.open().push(made)
+    assert time.monotonic() - started < SECONDS
+    assert caught.value.hint
+
+
 @pytest.mark.parametrize("where", ["", "http://192.0.2.1/upload", "file:///x", "//["])
 def test_a_push_that_is_sent_elsewhere(where: str, hostile: Hostile, made: ModuleSet) -> None:
     """A place to upload to that is not TLS, or no address, is refused."""
