@@ -25,6 +25,7 @@ MOST_JOBS = 1024
 _MIB = 1024 * 1024
 _TOKEN, _SECRET = "pkcs11:", "pin-value"
 """RFC 7512: a key in a token, and what must not be in its URI."""
+_OF_SECRETS = ("NVDRIVER_SIGN_KEY", "NVDRIVER_SIGN_PIN_FILE", "NVDRIVER_REGISTRY_AUTH")  # often given instead
 _DIGITS = 9
 
 
@@ -86,14 +87,7 @@ def _text(name: str, value: str) -> str:
 
 def _path(name: str, value: str) -> Path:
     if not value.startswith("/"):
-        raise _bad(name, value, "an absolute path")
-    return Path(value)
-
-
-def _path_of_secret(name: str, value: str) -> Path:
-    """A path; the error does not repeat what is none: it may be the secret itself."""
-    if not value.startswith("/"):
-        raise UsageError(f"{name} is no absolute path", hint="it names a file, and is not its content")
+        raise _bad(name, "***" if name in _OF_SECRETS else value, "an absolute path")
     return Path(value)
 
 
@@ -117,8 +111,7 @@ def checked_key(name: str, text: str) -> str:
 
 
 def _key(name: str, value: str) -> str:
-    key = checked_key(name, value)
-    return key if value.startswith(_TOKEN) else str(_path_of_secret(name, value))
+    return checked_key(name, value if value.startswith(_TOKEN) else str(_path(name, value)))
 
 
 def _flag(name: str, value: str) -> bool:
@@ -197,7 +190,7 @@ _SETTINGS = (
     _Setting("NVDRIVER_REUSE", "reuse", True, _compatible),
     _Setting("NVDRIVER_REGISTRY", "registry", None, _text),
     _Setting("NVDRIVER_REGISTRY_CA", "registry_ca", None, _path),
-    _Setting("NVDRIVER_REGISTRY_AUTH", "registry_auth", None, _path_of_secret),
+    _Setting("NVDRIVER_REGISTRY_AUTH", "registry_auth", None, _path),
     _Setting("HTTPS_PROXY", "https_proxy", None, _of_others),
     _Setting("NO_PROXY", "no_proxy", None, _words),
     _Setting("KUBERNETES_SERVICE_HOST", "kubernetes_host", None, _of_others),
@@ -218,7 +211,7 @@ _SETTINGS = (
     _Setting("NVDRIVER_DRIVER_ROOT", "driver_root", Path("/run/nvidia/driver"), _path),
     _Setting("NVDRIVER_SIGN_KEY", "sign_key", None, _key),
     _Setting("NVDRIVER_SIGN_CERT", "sign_cert", None, _path),
-    _Setting("NVDRIVER_SIGN_PIN_FILE", "sign_pin_file", None, _path_of_secret),
+    _Setting("NVDRIVER_SIGN_PIN_FILE", "sign_pin_file", None, _path),
     _Setting("NVDRIVER_LOG_FORMAT", "log_format", None, _one_of("console", "json")),
 )
 
@@ -236,6 +229,14 @@ def read_config(environment: Optional[Mapping[str, str]] = None, root: Path = Pa
     values["store"] = values["store"] or _default_store(given, root)
     values["fabric_manager"] = _fabric_manager(given)
     return Config(path=given.get("PATH") or DEFAULT_PATH, **values)
+
+
+def kubeconfig(environment: Optional[Mapping[str, str]] = None) -> Optional[Path]:
+    """The first of KUBECONFIG, as kubectl has it, or the home's; None in a pod: it has a service account."""
+    given = os.environ if environment is None else environment
+    home = "" if given.get("KUBERNETES_SERVICE_HOST") else f"{given.get('HOME', '')}/.kube/config"
+    found = given.get("KUBECONFIG", "").split(os.pathsep)[0] or home
+    return Path(found) if found else None
 
 
 def run_dir(environment: Optional[Mapping[str, str]] = None) -> Path:

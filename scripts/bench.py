@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -12,11 +13,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from keys import make_identity  # noqa: E402
+from oci_registry import OciRegistry, oci_registry  # noqa: E402
 from real_build import unpacked  # noqa: E402
 from renamed_kernel import renamed  # noqa: E402
 from vm.kit import Kit, KitKernel, load_kit  # noqa: E402
@@ -35,15 +38,38 @@ CLEAN="true"
 """
 
 
+MAKE, DKMS, COLD = "plain `make -j{}`", "`dkms build`", "`build`, a kernel never seen"
+PATCH, FLAGS = "`build`, another patch level of the driver", "`build`, other flags (`--debug-info`)"
+SIBLING, OTHER_ABI = "`build`, a sibling kernel", "`build`, a kernel of another ABI"
+LOCAL, COMPATIBLE = "`run`, local hit, to ready to load", "`run`, compatible hit, to ready to load"
+REGISTRY = "`run`, registry hit, to ready to load"
+VERIFY = "`verify` of five modules"
+
+
+class Cost(NamedTuple):
+    """What one run took: wall and CPU time in seconds, of it and all that it started, and bytes written."""
+
+    wall: float
+    cpu: float
+    written: float
+
+
+def spent() -> Cost:
+    """What all children that have ended took until now; getrusage(2) counts written blocks of 512 bytes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Cost(time.monotonic(), used.ru_utime + used.ru_stime, used.ru_oublock * 512)
+
+
 class Bench:
     """One run: a folder for everything, the kernel, the source."""
 
     def __init__(self, folder: Path, kit: Kit) -> None:
         self.folder = folder
         self.kernel: KitKernel = kit.kernel("a")
+        self.other: KitKernel = kit.kernel("b")
         self.source = unpacked(kit.source("open"))
         self.jobs = len(os.sched_getaffinity(0))
-        self.seconds: Dict[str, List[float]] = {}
+        self.costs: Dict[str, List[Cost]] = {}
         self.peaks: List[int] = []
         self.variables = [
             f"SYSSRC={self.kernel.common}",
@@ -53,17 +79,18 @@ class Bench:
         ]
 
     def time(self, name: str, act: Callable[[], object]) -> None:
-        started = time.monotonic()
+        before = spent()
         act()
-        self.seconds.setdefault(name, []).append(time.monotonic() - started)
-        print(f"{name}: {self.seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
+        after = spent()
+        cost = Cost(after.wall - before.wall, after.cpu - before.cpu, after.written - before.written)
+        self.costs.setdefault(name, []).append(cost)
+        print(f"{name}: {cost.wall:.2f} s, CPU {cost.cpu:.2f} s", file=sys.stderr, flush=True)
 
     def plain_make(self) -> None:
         tree = self.fresh("plain")
         shutil.copytree(self.source, tree)
-        self.time(
-            "plain make", lambda: run(["make", f"-j{self.jobs}", "-C", tree, *self.variables, "modules"])
-        )
+        argv = ["make", f"-j{self.jobs}", "-C", tree, *self.variables, "modules"]
+        self.time(MAKE.format(self.jobs), lambda: run(argv))
 
     def dkms(self) -> None:
         place = self.fresh("dkms")
@@ -79,17 +106,42 @@ class Bench:
         options = ["--dkmstree", place / "tree", "--sourcetree", place / "src", "-k", self.kernel.release]
         options += ["--kernelsourcedir", self.kernel.headers, "-m", "nvidia-bench", "-v", "1"]
         run(["dkms", "add", *options])
-        self.time("dkms build", lambda: run(["dkms", "build", *options]))
+        self.time(DKMS, lambda: run(["dkms", "build", *options]))
 
     def ours(self) -> None:
-        store = self.fresh("store")
-        self.time("nvdriver-build build", lambda: self.build(store))
+        self.build(COLD, self.fresh("store"), self.source, self.kernel, "set")
 
-    def build(self, store: Path) -> None:
-        argv = [sys.executable, "-c", SELF_PEAK, "build", "--source", self.source]
-        argv += ["--headers", self.kernel.headers, "--output", self.folder / "set"]
-        finished = run(argv, NVDRIVER_STORE=str(store))
-        self.peaks.append(int(finished.stderr.rsplit("peak ", 1)[1]))
+    def patched(self) -> None:
+        """The same source under another version: what a patch level changes beside, a build does, too."""
+        source = self.fresh("patched")
+        shutil.copytree(self.source, source)
+        kbuild = source / "Kbuild"
+        kbuild.write_text(kbuild.read_text().replace("535.261.03", "535.261.99"))
+        self.build(PATCH, self.after_the_first(), source, self.kernel)
+
+    def flags(self) -> None:
+        self.build(FLAGS, self.after_the_first(), self.source, self.kernel, "other", "--debug-info")
+
+    def sibling(self) -> None:
+        """One of another release and with another setting: no set of the first is taken for it."""
+        kernel = renamed(self.kernel, self.made("sibling"), "next", setting="18")
+        self.build(SIBLING, self.after_the_first(), self.source, kernel)
+
+    def other_abi(self) -> None:
+        self.build(OTHER_ABI, self.after_the_first(), self.source, self.other)
+
+    def after_the_first(self) -> Path:
+        """A store that has what the first build has learned, and no set."""
+        store = self.made("store-after")
+        shutil.copytree(self.folder / "store/kept", store / "kept")
+        return store
+
+    def build(
+        self, row: str, store: Path, source: Path, kernel: KitKernel, output: str = "other", *more: str
+    ) -> None:
+        argv = [sys.executable, "-c", SELF_PEAK, "build", "--source", source]
+        argv += ["--headers", kernel.headers, "--output", self.fresh(output), *more]
+        self.time(row, lambda: self.peaks.append(peak(run(argv, NVDRIVER_STORE=str(store)))))
 
     def verify(self) -> None:
         modules = [self.folder / "set" / f"{name}.ko" for name in NAMES] + [self.folder / "nvidia-peermem.ko"]
@@ -102,19 +154,42 @@ class Bench:
             "--headers",
             self.kernel.headers,
         ]
-        self.time("verify of five modules", lambda: run(command))
+        self.time(VERIFY, lambda: run(command))
 
     def ready_to_load(self) -> None:
-        self.ready("run, store hit, to ready to load", self.kernel)
+        self.ready(LOCAL, self.kernel)
 
     def ready_on_the_next_kernel(self) -> None:
         """A kernel update that changes no symbol: the set is that of the kernel before."""
         kernel = renamed(self.kernel, self.made("next"), "next")
-        self.ready("run, the set of another kernel, to ready to load", kernel)
+        self.ready(COMPATIBLE, kernel)
 
-    def ready(self, name: str, kernel: KitKernel) -> None:
+    def ready_from_a_registry(self, registry: OciRegistry) -> None:
+        """A node whose store is empty; bytes are those that the registry sends."""
+        settings = [f"{name}={value}" for name, value in self.sharing(registry).items()]
+        before = sum(size for _, size in registry.served)
+        self.ready(REGISTRY, self.kernel, self.fresh("node-store"), *settings)
+        self.sent = sum(size for _, size in registry.served) - before
+
+    def publish(self, registry: OciRegistry) -> None:
+        """Sign the set that is there, and push it."""
+        self.keys = make_identity(self.made("keys"), "Build key")
+        argv = [sys.executable, "-m", "nvdriver_build", "prebuild", "--source", self.source]
+        argv += ["--headers", self.kernel.headers]
+        key, store = {"NVDRIVER_SIGN_KEY": str(self.keys.key)}, {"NVDRIVER_STORE": str(self.folder / "store")}
+        run(argv, **self.sharing(registry), **key, **store)
+
+    def sharing(self, registry: OciRegistry) -> Dict[str, str]:
+        return {
+            "NVDRIVER_REGISTRY": f"{registry.host}/gpu/modules",
+            "NVDRIVER_REGISTRY_CA": str(registry.authority),
+            "NVDRIVER_REGISTRY_AUTH": str(registry.auth),
+            "NVDRIVER_SIGN_CERT": str(self.keys.file),
+        }
+
+    def ready(self, name: str, kernel: KitKernel, store: Optional[Path] = None, *settings: str) -> None:
         argv = [sys.executable, ROOT / "scripts" / "bench_ready.py", self.fresh("node"), kernel.release]
-        argv += [kernel.headers, kernel.modules, self.source, self.folder / "store"]
+        argv += [kernel.headers, kernel.modules, self.source, store or self.folder / "store", *settings]
         self.time(name, lambda: run(argv))
 
     def made(self, name: str) -> Path:
@@ -145,19 +220,29 @@ class Bench:
         ]
 
     def table(self) -> str:
-        make = statistics.median(self.seconds["plain make"])
-        rows = ["| what | median s | all s | of plain make |", "|---|---|---|---|"]
-        for name, values in self.seconds.items():
-            median = statistics.median(values)
-            ratio = (
-                f"{median / make:.2f}" if name in ("plain make", "dkms build", "nvdriver-build build") else ""
-            )
-            rows.append(f"| {name} | {median:.2f} | {', '.join(f'{v:.2f}' for v in values)} | {ratio} |")
-        rows.append("")
-        rows.append(f"Peak memory of our own process in a build: {max(self.peaks) / 1024:.0f} MiB.")
-        different = self.same_text()
-        rows.append(f".text of every module equal to plain make's: {different or 'yes'}.")
+        make = self.median(MAKE.format(self.jobs)).wall
+        rows = [
+            "| what | median s | all s | CPU s | MB written | of plain make |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, costs in self.costs.items():
+            median = self.median(name)
+            each = ", ".join(f"{cost.wall:.2f}" for cost in costs)
+            ratio = "" if name == VERIFY else f"{median.wall / make:.2f}"
+            cells = (f"{median.wall:.2f}", each, f"{median.cpu:.2f}", f"{median.written / 1e6:.0f}", ratio)
+            rows.append(f"| {name} | {' | '.join(cells)} |")
+        rows += ["", f"For a registry hit the registry sends {self.sent / 1e6:.1f} MB."]
+        rows += [f"Peak memory of our own process in a build: {max(self.peaks) / 1024:.0f} MiB."]
+        rows.append(f".text of every module equal to plain make's: {self.same_text() or 'yes'}.")
         return "\n".join(rows)
+
+    def median(self, name: str) -> Cost:
+        return Cost(*(statistics.median(values) for values in zip(*self.costs[name])))
+
+
+def peak(finished: subprocess.CompletedProcess[str]) -> int:
+    """What SELF_PEAK has said, in KiB."""
+    return int(finished.stderr.rsplit("peak ", 1)[1])
 
 
 def text(folder: Path, name: str) -> bytes:
@@ -180,18 +265,23 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    kit = load_kit("a", "open")
+    kit = load_kit("a", "b", "open")
     with tempfile.TemporaryDirectory(prefix="nvdriver-bench-", dir="/var/tmp") as folder:
         bench = Bench(Path(folder), kit)
         for _ in range(rounds):
-            bench.plain_make()
-            bench.dkms()
-            bench.ours()
+            for step in (bench.plain_make, bench.dkms, bench.ours, bench.patched, bench.flags):
+                step()
+            bench.sibling()
+            bench.other_abi()
         bench.peermem()
         for _ in range(rounds):
             bench.verify()
             bench.ready_to_load()
             bench.ready_on_the_next_kernel()
+        with oci_registry(bench.made("registry")) as registry:
+            bench.publish(registry)
+            for _ in range(rounds):
+                bench.ready_from_a_registry(registry)
         print(json.dumps({"rounds": rounds, "jobs": bench.jobs}), file=sys.stderr)
         print(bench.table())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import shutil
 import statistics
 import subprocess
@@ -22,7 +21,6 @@ from lease_server import Leases, lease_server
 from oci_registry import OciRegistry, oci_registry
 
 WORKER = Path(__file__).with_name("node_worker.py")
-_LINE = re.compile(r'"(\w+) (\S+) HTTP/1\.1" (\d+) (\d+)')
 
 
 @define
@@ -137,7 +135,7 @@ def _outcome(
     results: List[Dict[str, Any]],
     wall: float,
 ) -> Outcome:
-    served = _LINE.findall(registry.log)
+    served = registry.served
     origins = Counter(result["origin"] for result in results)
     return Outcome(
         nodes=count,
@@ -145,8 +143,8 @@ def _outcome(
         compiles=tools.make_calls(),
         origins=dict(origins),
         seconds=[result["seconds"] for result in results],
-        requests=dict(Counter(method for method, _, _, _ in served)),
-        sent=sum(int(size) for _, _, _, size in served),
+        requests=dict(Counter(method for method, _ in served)),
+        sent=sum(size for _, size in served),
         lease_calls=sum(leases.calls.values()),
         wall=wall,
         errors=[origin for origin in origins if origin not in ("built", "registry", "store")],

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
 
@@ -20,6 +21,7 @@ from nvdriver_build.registry import Limits, Registry, open_registry
 USER, PASSWORD = "node", "secret-of-tests"
 _HTPASSWD = f"{USER}:$2b$04$hbi0rG0oD8d4tuuWM.l.deEzhxKwxxsxtd7.2XE7nHZPCJ9XLVYBa"
 """bcrypt of the above; its least cost, since a registry compares it at every request."""
+_SERVED = re.compile(r'"(\w+) \S+ HTTP/1\.1" \d+ (\d+)')
 QUICK = Limits(connect=2, silence=2, answer=20, attempts=2, pause=0.05)
 
 
@@ -48,6 +50,11 @@ class OciRegistry(NamedTuple):
     def log(self) -> str:
         """What it has logged, a line for each request."""
         return (self.root / "log").read_text()
+
+    @property
+    def served(self) -> List[Tuple[str, int]]:
+        """The method of each request, and the bytes of its answer."""
+        return [(method, int(size)) for method, size in _SERVED.findall(self.log)]
 
 
 def free_port() -> int:

@@ -21,7 +21,7 @@ from attrs import field, frozen
 Rule = tuple[str, str]
 """A pattern that sed and Python read alike, and what takes its place."""
 
-_TEST_ONLY = (("^-g[0-9]*$", ""), ("^-ffile-prefix-map=.*", ""))
+_TEST_ONLY = (("^-g[0-9]*$", ""), ("^-ffile-prefix-map=.*", ""), ("^-ftrack-macro-expansion=.*", ""))
 """What decides about bytes, but not about whether something compiles."""
 _EVERYWHERE = (
     ("conftest[0-9][0-9]*", "conftest"),

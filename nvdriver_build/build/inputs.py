@@ -21,6 +21,7 @@ from nvdriver_build.kernel import Compiler
 Definitions = Mapping[str, str]
 
 _DEFINE = re.compile(r"#[ \t]*define[ \t]+(\w+)(.*)")
+_COMMENT = re.compile(rb"^/\*.*?\*/", re.MULTILINE | re.DOTALL)
 _COMPUTED = re.compile(rb"#[ \t]*include[ \t]+[A-Za-z_]")
 """An include whose name is a macro's value: it mentions no name."""
 _VERSION = "NV_VERSION_STRING"
@@ -152,7 +153,7 @@ def _below(folder: Path) -> Iterator[str]:
 def _definitions(data: bytes) -> Optional[dict[str, str]]:
     """A file of nothing but definitions, one a line, and comments; None for any other."""
     found: dict[str, str] = {}
-    for line in re.sub(rb"/\*.*?\*/", b"", data, flags=re.DOTALL).decode("utf-8", "replace").splitlines():
+    for line in _COMMENT.sub(b"", data).decode("utf-8", "replace").splitlines():
         match = _DEFINE.fullmatch(line.strip())
         if match and not line.endswith("\\"):
             found[match.group(1)] = match.group(2)

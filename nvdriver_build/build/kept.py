@@ -32,8 +32,13 @@ _LARGEST = 256 * 1024 * 1024
 """Bytes that a file of answers may have; NVIDIA's 535 has some 8 million."""
 _READ = re.compile(rb"^\.+ (.+)$", re.MULTILINE)
 """A line of gcc -H."""
-_ODD = re.compile(rb"^(@.*|-fplugin.*|-specs.*)$", re.MULTILINE)
-"""Words that let the compiler read what it does not list."""
+_ODD = re.compile(rb"^(@.*|-fplugin.*|-specs.*|-m\w+=native)$", re.MULTILINE)
+"""Words that let the compiler look at what it does not list."""
+_ERROR = re.compile(rb"^[^\n:]+:\d+(:\d+)?: (fatal )?error: ", re.MULTILINE)
+_FAILURE = re.compile(
+    rb"^[^\s:]+: ((fatal )?error|out of memory|.*No space)|internal compiler error", re.MULTILINE
+)
+"""gcc has an error in the text, or one of its own: killed, out of memory, the disk full."""
 _NUMBERED = re.compile(rb"conftest[0-9]+")
 _NOT_OPTIONS = ("-c", "-E", "-M", "-", "conftest.c")
 _FIRST = ("-include", "-imacros")
@@ -138,12 +143,15 @@ class Answers:
 
     def _note(self, code: Path, generated: Mapping[Path, bytes]) -> Optional[tuple[str, _Answer]]:
         """One call that was noted; None where it read what only this build has."""
-        asked = code.with_suffix(".c")
+        asked, status = code.with_suffix(".c"), int(code.read_text())
         words, is_test = code.with_suffix(".args").read_bytes(), asked.exists()
         if is_test:
             known = {} if b"\n-M\n" in words else _only(generated, "headers.h")
             text, answer = asked.read_bytes(), _no_object()
-            found = [match.decode() for match in _READ.findall(code.with_suffix(".reads").read_bytes())]
+            said = code.with_suffix(".reads").read_bytes()
+            if status and (not _ERROR.search(said) or _FAILURE.search(said)):
+                return None
+            found = [match.decode() for match in _READ.findall(said)]
             found += self._read_first(words, code.with_suffix(".cwd"))
         else:
             deps = code.with_suffix(".deps").read_text()
@@ -157,7 +165,7 @@ class Answers:
         if _ODD.search(words) or not all(map(self._inputs.lasts, names)):
             return None
         key = key_of(words + text + b"".join(known.values()), self._places.rules(test=is_test))
-        answer.update(code=int(code.read_text()), text=text.decode("utf-8", "replace"), reads=names)
+        answer.update(code=status, text=text.decode("utf-8", "replace"), reads=names)
         return key, answer
 
     def _read_first(self, words: bytes, cwd: Path) -> Sequence[str]:

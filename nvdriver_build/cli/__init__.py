@@ -36,6 +36,7 @@ _COMMANDS = {
     "dtk-build": ("toolkit", "The Driver Toolkit container's end: builds what the driver's asks for."),
     "peermem": ("peermem", "nvidia-peermem, in a container of its own beside the driver's."),
     "store": ("storage", "The store of module sets."),
+    "fleet": ("fleet", "The cluster side: one driver DaemonSet for each RHCOS version."),
     "support-bundle": ("support", "One tar with facts, logs and status, without secrets."),
 }
 

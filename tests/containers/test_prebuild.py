@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Callable, Dict
 
 from bundled import ROOT, make_bundle
 from keys import make_identity
 from podman_rig import Podman
+from prebuilt_taker import take
 from sample_driver import make_sample_driver
 from vm.kit import KitKernel
 
@@ -58,23 +56,3 @@ def test_prebuild(
         assert (taken["from"], taken["key"]) == ("registry", row["key"])
     for path in (*tmp_path.glob("store/logs/*"), *tmp_path.glob("shared/**/manifest.json")):
         assert "PRIVATE KEY" not in path.read_text()
-
-
-def take(root: Path, source: Path, kernel: KitKernel, certificate: Path) -> Any:
-    """What a machine with nothing but the certificate gets, by a PATH that has no make and no compiler."""
-    bare = root / "bin"
-    bare.mkdir(exist_ok=True)
-    if not (bare / "openssl").exists():
-        (bare / "openssl").symlink_to("/usr/bin/openssl")
-    argv = [sys.executable, "-m", "nvdriver_build", "build", "--json", "--source", str(source)]
-    argv += ["--headers", str(kernel.headers), "--output", str(root / f"out-{kernel.release}")]
-    environment = {
-        **os.environ,
-        "PATH": str(bare),
-        "NVDRIVER_STORE": str(root / f"node-{kernel.release}"),
-        "NVDRIVER_REGISTRY": str(root / "shared"),
-        "NVDRIVER_SIGN_CERT": str(certificate),
-    }
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)

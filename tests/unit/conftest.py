@@ -1,4 +1,4 @@
-"""Places for the unit tests: a folder to unpack to, a small disk, and one that cannot be written to."""
+"""What unit tests share: a folder to unpack to, a small disk, one that cannot be written to, two keys."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
+from keys import Identity, make_identity
 
 
 def _mount(place: Path, options: str) -> None:
@@ -48,3 +49,15 @@ def place(tmp_path: Path) -> Path:
     folder = tmp_path / "around" / "place"
     folder.mkdir(parents=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    """Who may build for a node."""
+    return make_identity(tmp_path_factory.mktemp("ours"), "Build key")
+
+
+@pytest.fixture(scope="session")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    """Who may not."""
+    return make_identity(tmp_path_factory.mktemp("theirs"), "Other key")

@@ -42,7 +42,10 @@ for name in $(echo "$text" | sed -n 's/^#include <\(.*\)>$/\1/p'); do
 done
 [ -z "$noisy" ] || for read in $reads; do echo ". $read"; done >&2
 [ -z "$deps" ] || echo "$out: $last $reads" > "$deps"
-case $text in *missing*) exit 1 ;; esac
+case $text in
+*missing*) echo "$last:3:1: error: no such thing" >&2; exit 1 ;;
+*killed*) echo "gcc: fatal error: Killed signal terminated program cc1" >&2; exit 1 ;;
+esac
 [ -z "$out" ] || { echo "$text"; cat $reads /dev/null | sed '/#define/d'; } > "$out"
 """
 MADE = "/*\n * made\n */\n"
@@ -309,6 +312,14 @@ def test_objects_with_debug_information(builds: Builds) -> None:
     _, asked = builds.run(objects=False)
     _, again = builds.run(objects=False)
     assert (set(asked), set(again)) == (EVERYTHING, set(SOURCES))
+
+
+def test_a_compiler_that_fails_itself(builds: Builds, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a test does not compile since there is no memory is no answer that is kept."""
+    monkeypatch.setitem(TESTS, "has_c", "#include <linux/a.h>\nkilled\n")
+    told, _ = builds.run()
+    assert told["has_c"] == 1
+    assert builds.run() == (told, ["has_c"])
 
 
 def test_what_else_a_build_makes(builds: Builds) -> None:

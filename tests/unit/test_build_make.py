@@ -104,7 +104,7 @@ def test_command_line(bench: Bench) -> None:
         f"SYSSRC={bench.build.headers.sources}",
         f"SYSOUT={bench.build.headers.output}",
         "CC=gcc",
-        f"KCFLAGS=-g0 -ffile-prefix-map={tree}/=",
+        f"KCFLAGS=-g0 -ftrack-macro-expansion=0 -ffile-prefix-map={tree}/=",
         "CONFIG_DEBUG_INFO_BTF_MODULES=",
         "ARCH=x86_64",
         "NV_EXCLUDE_KERNEL_MODULES=nvidia-peermem",
@@ -126,7 +126,7 @@ def test_environment_is_pinned(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("change", "more", "less"),
     [
-        ({"debug_info": True}, [], ["-g0"]),
+        ({"debug_info": True}, [], ["-g0", "-ftrack"]),
         ({"modules": MODULES[2:]}, ["NV_EXCLUDE_KERNEL_MODULES=nvidia nvidia-uvm"], []),
         ({"modules": MODULES}, ["NV_EXCLUDE_KERNEL_MODULES="], []),
         ({"compiler": OTHER}, ["CC=gcc-12", "IGNORE_CC_MISMATCH=1"], []),

@@ -39,6 +39,7 @@ COMMANDS = (
     "dtk-build",
     "peermem",
     "store",
+    "fleet",
     "support-bundle",
 )
 

@@ -9,17 +9,12 @@ import pytest
 from cli_runs import cli, document
 from fake_toolchain import FakeToolchain
 from kernel_trees import CONFIG, SYMBOLS, build_tree, symvers_text
-from keys import Identity, make_identity
+from keys import Identity
 from trees import write_tree
 
 from nvdriver_build.store import SharedStore
 
 NEXT = "5.14.0-427.99.1.el9_4.x86_64"
-
-
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return make_identity(tmp_path_factory.mktemp("ours"), "Build key")
 
 
 @pytest.fixture

@@ -21,11 +21,6 @@ LOGGING = '#!/bin/sh\necho "$@" >>{log}; env >>{log}\nexec {program} "$@"\n'
 """A program that writes down its arguments and its environment."""
 
 
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return make_identity(tmp_path_factory.mktemp("ours"), "Build key")
-
-
 @pytest.fixture
 def rig(tmp_path: Path) -> FakeToolchain:
     return FakeToolchain.make(tmp_path)

@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterator, List, Set, Tuple, Type
 
 import click
 import pytest
+from cluster_objects import GPU, K2, NFD, V1, V2, V3, daemonset, imagestream, node
 from elf_files import appended, module, pkcs7
 from fake_toolchain import VERMAGIC, FakeToolchain
 from kernel_trees import SYMBOLS
@@ -21,6 +22,9 @@ from keys import make_identity
 from nvdriver_build import errors
 from nvdriver_build.cli import group
 from nvdriver_build.config import _SETTINGS, PREFIX
+from nvdriver_build.fleet.inventory import cluster_facts
+from nvdriver_build.fleet.manifests import Driver
+from nvdriver_build.fleet.plan import Plan, make_plan, plan_document, values
 from nvdriver_build.readiness import Readiness, Status
 
 ROOT = Path(__file__).parents[2]
@@ -148,7 +152,21 @@ def test_every_command_and_option_is_listed() -> None:
     for name, command in found.items():
         assert listed[name] == long_options(command) - LOG_OPTIONS, name
     without = {name for name, command in found.items() if not long_options(command) >= LOG_OPTIONS}
-    assert without == {"probe", "store", "peermem", "peermem reload", "peermem probe"}
+    assert without == {"probe", "store", "peermem", "peermem reload", "peermem probe", "fleet"}
+
+
+def test_every_setting_of_fleet_is_listed() -> None:
+    """The table has the fields of the driver's settings, in their order, and no other."""
+    table = [row[0].strip("`") for row in rows(section(CONTRACTS, "The settings of fleet"))]
+    assert table == list(Driver.__annotations__)
+
+
+def test_every_state_and_rule_of_a_plan_is_explained() -> None:
+    """The tables have those that the planner can give, and no other."""
+    text = section(CONTRACTS, "`fleet plan --json`")
+    told = {span for row in rows(text) for span in code_spans(row[0])}
+    states = {value for name, value in vars(values).items() if name.isupper() and isinstance(value, str)}
+    assert told == states
 
 
 def test_every_finding_code_is_explained() -> None:
@@ -254,6 +272,7 @@ def real_documents(root: Path) -> Dict[str, Any]:
         "status --json": run("status", start=("-c", FAKE_STATUS, str(loaded(root)))),
         "doctor --json": run("doctor"),
         "store list --json": run("store", "list"),
+        "fleet plan --json": json.loads(json.dumps({"schema": 1, **plan_document(example_plan())})),
         "An error": run("build", "--source", "/nowhere", *headers, *output),
         "manifest.json": json.loads((root / "set/manifest.json").read_text()),
     }
@@ -261,6 +280,12 @@ def real_documents(root: Path) -> Dict[str, Any]:
     assert list(shown) == ["schema", "folder", "manifest"]
     assert run("store", "prune") == {"schema": 1, "dropped": []}
     return documents
+
+
+def example_plan() -> Plan:
+    """An upgrade half way, with something to tell at each place."""
+    nodes = [node("a", labels={**GPU, f"{NFD}kernel-version.full": K2}), {}]
+    return make_plan(cluster_facts(nodes, imagestream(V1, V2), daemonsets=[daemonset(V3, "old")]))
 
 
 def signed_module(root: Path) -> Path:

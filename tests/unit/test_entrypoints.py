@@ -136,6 +136,21 @@ def test_the_toolkits_end_is_started(shell: List[str], shared: Path, tmp_path: P
     assert sorted(path.name for path in shared.iterdir()) == ["nvdriver-build.pyz", "ocp_dtk_entrypoint"]
 
 
+def test_a_prebuild_in_the_toolkit(shell: List[str], shared: Path, tmp_path: Path) -> None:
+    """The words are those of `build`; nothing of them is executed, and its exit code is the Job's."""
+    words = ["--headers", "/", "--source", HOSTILE]
+    bin = programs(tmp_path / "bin", python3=real_python())
+    done = run([*shell, shared / "ocp_dtk_entrypoint", "dtk-prebuild", *words], environment(bin), tmp_path)
+    assert json.loads(done.stdout)["argv"][1:] == ["build", *words]
+    assert not list(tmp_path.rglob("hacked"))
+    (shared / "nvdriver-build.pyz").write_text("raise SystemExit(12)")
+    done = run([*shell, shared / "ocp_dtk_entrypoint", "dtk-prebuild"], environment(bin), tmp_path)
+    assert done.returncode == 12
+    without = environment(programs(tmp_path / "none"))
+    done = run([*shell, shared / "ocp_dtk_entrypoint", "dtk-prebuild"], without, tmp_path)
+    assert done.returncode == 10 and "no Python 3.9" in done.stderr and "hint: " in done.stderr
+
+
 def test_a_later_python_is_found(shell: List[str], shared: Path, tmp_path: Path) -> None:
     """RHEL 8's python3 is 3.6; a toolkit may have a later one beside it."""
     bin = programs(tmp_path / "bin", python3=old_python("3.6.8"), python3_12=real_python())

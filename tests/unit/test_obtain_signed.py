@@ -20,11 +20,6 @@ from nvdriver_build.signing import KernelTrust, is_genuine
 from nvdriver_build.store import Store
 
 
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return make_identity(tmp_path_factory.mktemp("ours"), "Build key")
-
-
 @pytest.fixture
 def rig(tmp_path: Path) -> FakeToolchain:
     return FakeToolchain.make(tmp_path)

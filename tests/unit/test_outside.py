@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional
 import pytest
 from attrs import evolve
 from clusters import NEXT, Cluster
-from keys import Identity, make_identity
+from keys import Identity
 from structlog.testing import capture_logs
 
 from nvdriver_build.config import read_config
@@ -22,16 +22,6 @@ from nvdriver_build.sets import FOREIGN, MANIFEST, SIGNATURE
 from nvdriver_build.signing import KernelTrust, Trust, sign_manifest
 from nvdriver_build.source import open_source
 from nvdriver_build.store import SharedStore, Store
-
-
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return make_identity(tmp_path_factory.mktemp("ours"), "Build key")
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return make_identity(tmp_path_factory.mktemp("theirs"), "Other key")
 
 
 @pytest.fixture

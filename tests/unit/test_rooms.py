@@ -43,6 +43,8 @@ ONLY_IN: Dict[str, str] = {
 """Names and modules that only these rooms may use."""
 PURE = {"fit": ("os", "io", "pathlib", "open", "structlog", "time"), "elf": ("nvdriver_build.commands",)}
 """What a room may not use at all."""
+MAY_USE = {"fleet": ("errors", "files", "commands")}
+"""Rooms that reach the others only by Protocols: what they may import, besides themselves."""
 
 
 class Use(NamedTuple):
@@ -101,6 +103,8 @@ def _against(room: str, use: Use) -> Iterator[str]:
             yield f"{other} is no room of the table"
         elif ROOMS.index(other) > ROOMS.index(room):
             yield f"{room} imports {other}, which is above it"
+        elif room in MAY_USE and other not in (room, *MAY_USE[room]):
+            yield f"{room} imports {other}, which it may not know"
         if use.local and room != "cli" and other != room:
             yield f"{room} imports {other} inside a function"
     for name, rooms in ONLY_IN.items():
@@ -155,6 +159,8 @@ def test_every_room_is_in_the_table() -> None:
         ("fit", "x = open('/proc/version')"),
         ("elf", "from nvdriver_build.commands import SystemCommands"),
         ("store", "x = eval('1')"),
+        ("fleet", "from nvdriver_build.store import Store"),
+        ("fleet", "from nvdriver_build.kernel import KernelTarget"),
     ],
 )
 def test_what_is_forbidden_is_seen(room: str, source: str) -> None:
@@ -172,6 +178,10 @@ def test_what_is_forbidden_is_seen(room: str, source: str) -> None:
         ("cli", "def f():\n    from nvdriver_build.node import Node"),
         ("files", "def f():\n    import zstandard"),
         ("commands", "import sh"),
+        (
+            "fleet",
+            "from nvdriver_build.fleet.facts import Node\nfrom nvdriver_build.errors import ClusterError",
+        ),
     ],
 )
 def test_what_is_allowed_is_let_through(room: str, source: str) -> None:

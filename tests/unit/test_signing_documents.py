@@ -17,16 +17,6 @@ MANIFEST = b'{"schema": 1}\n'
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return make_identity(tmp_path_factory.mktemp("ours"), "Build key")
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return make_identity(tmp_path_factory.mktemp("theirs"), "Other key")
-
-
-@pytest.fixture(scope="module")
 def signature(ours: Identity) -> bytes:
     return sign_manifest(MANIFEST, ours.signer, COMMANDS)
 

@@ -32,16 +32,6 @@ COMMANDS = SystemCommands()
 PASSPHRASE = "correct horse battery staple"
 
 
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return make_identity(tmp_path_factory.mktemp("ours"), "Build key")
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return make_identity(tmp_path_factory.mktemp("theirs"), "Other key")
-
-
 @pytest.fixture
 def unsigned(tmp_path: Path) -> ModuleSet:
     """A set of modules that no kernel would run."""

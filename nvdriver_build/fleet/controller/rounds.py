@@ -1,0 +1,62 @@
+"""One round: look at what is, plan, and bring the cluster there."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Optional
+
+from attrs import define, field, frozen
+
+from nvdriver_build.fleet.controller.acting import Acting, Applied, Done, Failed, Guard
+from nvdriver_build.fleet.controller.api import Api
+from nvdriver_build.fleet.controller.view import View
+from nvdriver_build.fleet.manifests import Driver, config_map, daemonset, plan_options, prebuild_job
+from nvdriver_build.fleet.plan import DaemonSetWanted, Plan, Sets, make_plan
+
+
+@frozen
+class Outcome:
+    """What a round planned, wrote, and could not write."""
+
+    plan: Plan
+    done: tuple[Done, ...]
+    failed: tuple[Failed, ...]
+
+
+@define
+class Rounds:
+    """Makes rounds. What it remembers only spares work: a new one does the same."""
+
+    api: Api
+    view: View
+    driver: Driver
+    overrides: Mapping[str, str] = field(factory=dict)
+    sets: Optional[Sets] = None
+    contents: Mapping[str, str] = field(factory=dict)
+    applied: Applied = field(factory=Applied)
+    guard: Guard = lambda: None
+    _made: dict[DaemonSetWanted, Any] = field(factory=dict)
+    _made_with: Mapping[str, str] = field(factory=dict)
+
+    def plan(self) -> Plan:
+        """What the cluster needs now."""
+        return make_plan(self.view.cluster(), plan_options(self.driver, self.overrides), self.sets)
+
+    def objects(self, plan: Plan) -> list[dict[str, Any]]:
+        """The objects of the plan; those that were made before are not made again."""
+        if self._made_with != self.contents:
+            self._made, self._made_with = {}, dict(self.contents)
+        for wanted in plan.daemonsets:
+            if wanted not in self._made:
+                self._made[wanted] = daemonset(wanted, self.driver, self.contents)
+        return [
+            config_map(self.driver),
+            *(self._made[wanted] for wanted in plan.daemonsets),
+            *(prebuild_job(wanted, self.driver) for wanted in plan.prebuilds if self.driver.prebuilds),
+        ]
+
+    def run(self) -> Outcome:
+        """Plan and act. A write that fails is in the outcome; `guard` may raise."""
+        plan = self.plan()
+        acting = Acting(self.api, self.view, self.driver.namespace, self.applied, self.guard)
+        acting.act(plan, self.objects(plan))
+        return Outcome(plan, tuple(acting.done), tuple(acting.failed))

@@ -1,0 +1,97 @@
+"""A plan to Kubernetes objects: pure, and the same bytes for the same plan.
+
+Objects are plain dicts, as the API takes them. A pod's template holds only what changes the driver.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Mapping, Optional
+
+from nvdriver_build.fleet.manifests.access import access_objects, network_policies
+from nvdriver_build.fleet.manifests.common import (
+    NAME,
+    Object,
+    config_name,
+    configuration,
+    made,
+    own,
+)
+from nvdriver_build.fleet.manifests.driver import Driver, content_digest, driver_settings, is_image
+from nvdriver_build.fleet.manifests.pod import pod_template
+from nvdriver_build.fleet.manifests.prebuild import prebuild_job
+from nvdriver_build.fleet.names import COMPONENT, DRIVER, LABEL, TEMPLATE_NOTE
+from nvdriver_build.fleet.plan import DaemonSetWanted, Options, Plan
+from nvdriver_build.fleet.versions import digest, label_value
+
+__all__ = [
+    "Driver",
+    "Object",
+    "access_objects",
+    "config_map",
+    "content_digest",
+    "daemonset",
+    "driver_settings",
+    "is_image",
+    "network_policies",
+    "plan_objects",
+    "plan_options",
+    "prebuild_job",
+    "render",
+]
+
+
+def plan_options(driver: Driver, overrides: Optional[Mapping[str, str]] = None) -> Options:
+    """How to plan for this driver; `overrides` give a toolkit image by RHCOS version."""
+    return Options(
+        name=driver.name,
+        driver=driver.identity,
+        prebuild=driver.prebuilds,
+        overrides=dict(overrides or {}),
+        nfd_label=driver.nfd_label,
+    )
+
+
+def render(plan: Plan, driver: Driver, contents: Optional[Mapping[str, str]] = None) -> list[Object]:
+    """Everything, in an order in which it can be applied. `contents`: as of `plan_objects`."""
+    return [*access_objects(driver), *network_policies(driver), *plan_objects(plan, driver, contents)]
+
+
+def plan_objects(plan: Plan, driver: Driver, contents: Optional[Mapping[str, str]] = None) -> list[Object]:
+    """What changes with the plan: ConfigMap, DaemonSets, Jobs.
+
+    `contents` has `content_digest` for each Secret of `driver.secrets` by name, as far as it is known.
+    """
+    known = contents or {}
+    return [
+        config_map(driver),
+        *(daemonset(wanted, driver, known) for wanted in plan.daemonsets),
+        *(prebuild_job(wanted, driver) for wanted in plan.prebuilds if driver.prebuilds),
+    ]
+
+
+def config_map(driver: Driver) -> Object:
+    """Module parameters and certificates."""
+    return {**made("v1", "ConfigMap", driver, config_name(driver)), "data": configuration(driver)}
+
+
+def daemonset(wanted: DaemonSetWanted, driver: Driver, contents: Mapping[str, str]) -> Object:
+    """The DaemonSet of one RHCOS version. Pods are replaced by whoever drains their node, hence OnDelete."""
+    found = made("apps/v1", "DaemonSet", driver, wanted.name)
+    value = label_value(wanted.version)
+    found["metadata"]["labels"][LABEL] = value
+    found["metadata"]["annotations"] = {LABEL: wanted.version}
+    found["spec"] = own(
+        {
+            "selector": {"matchLabels": {NAME: driver.name, COMPONENT: DRIVER, LABEL: value}},
+            "updateStrategy": {"type": "OnDelete"},
+            "template": _stamped(pod_template(wanted, driver, contents)),
+        }
+    )
+    return found
+
+
+def _stamped(template: Object) -> Object:
+    """With a digest of itself, by which a pod of an older one is known."""
+    template["metadata"]["annotations"][TEMPLATE_NOTE] = digest(json.dumps(template, sort_keys=True))
+    return template

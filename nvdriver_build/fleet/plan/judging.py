@@ -1,0 +1,89 @@
+"""The state of a group, and why: what is there to serve its nodes with."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from attrs import frozen
+
+from nvdriver_build.fleet.facts import Job
+from nvdriver_build.fleet.plan.groups import Kind
+from nvdriver_build.fleet.plan.toolkits import Found
+from nvdriver_build.fleet.plan.values import (
+    BROKEN_TOOLKIT,
+    CAN_BUILD,
+    NO_TOOLKIT,
+    PREBUILD_FAILED,
+    PREBUILD_WANTED,
+    PREBUILDING,
+    PREBUILT,
+    SET,
+    UNSUPPORTED,
+)
+from nvdriver_build.fleet.reasons import Reason
+
+_STORE = "only what a node's own store has can serve; nothing falls back to packages or entitlements"
+_PUBLISH = "put a signed set into the registry (prebuild, store push), or mend the toolkit"
+
+
+@frozen
+class Verdict:
+    """A state, and the reasons for it."""
+
+    state: str
+    reasons: tuple[Reason, ...] = ()
+
+
+def judge(
+    kind: Kind, nodes: bool, found: Found, there: Optional[bool], job: Optional[Job], prebuild: bool
+) -> Verdict:
+    """The state of nodes of this kind, or of those that are coming to it where there are no `nodes` yet.
+
+    `there` is whether a set is in the registry, `job` the prebuild of this very kind, `prebuild` whether
+    one is possible.
+    """
+    if not kind.served:
+        return _unsupported(kind)
+    if there or (job is not None and job.state == "done"):
+        what = (
+            f"the Job {job.name} has built it" if job and job.state == "done" else "a set is in the registry"
+        )
+        return Verdict(SET if nodes else PREBUILT, (Reason("SetThere", what),))
+    if not found.usable:
+        state = BROKEN_TOOLKIT if found.broken else NO_TOOLKIT
+        known = "no set is in the registry" if there is False else "no set is known to be in the registry"
+        return Verdict(state, (Reason("NothingToServe", f"{known}: {_STORE}", _PUBLISH),))
+    return _building(job) if nodes else _ahead(kind, job, prebuild)
+
+
+def _unsupported(kind: Kind) -> Verdict:
+    if kind.version is None:
+        return Verdict(
+            UNSUPPORTED, (Reason("NoVersion", "no RHCOS version, so that no DaemonSet can be for it"),)
+        )
+    message = f"the architecture is {kind.arch or 'not known'}"
+    return Verdict(UNSUPPORTED, (Reason("Architecture", message, "x86_64 and arm64 are served"),))
+
+
+def _building(job: Optional[Job]) -> Verdict:
+    if job is not None and job.state == "active":
+        return Verdict(CAN_BUILD, (Reason("PrebuildRuns", f"the Job {job.name} is still building its set"),))
+    return Verdict(CAN_BUILD, (Reason("BuildsOnNode", "the first node builds, the others take its set"),))
+
+
+def _ahead(kind: Kind, job: Optional[Job], prebuild: bool) -> Verdict:
+    if job is not None and job.state == "failed":
+        message = f"the Job {job.name} failed: {job.message or 'no reason given'}"
+        hint = f"its logs say why; delete it to try again: oc -n {job.namespace} delete job {job.name}"
+        return Verdict(PREBUILD_FAILED, (Reason("PrebuildFailed", message, hint),))
+    if job is not None:
+        return Verdict(PREBUILDING, (Reason("Prebuilding", f"the Job {job.name} is building"),))
+    if not prebuild:
+        hint = "give a registry and a key to sign with: registry and sign_secret"
+        return Verdict(
+            CAN_BUILD, (Reason("NoPrebuild", "there is nowhere to publish a prebuilt set to", hint),)
+        )
+    if kind.kernel is None and kind.flavour != "standard":
+        message = f"the toolkit does not say which {kind.flavour} kernel it holds: the first node builds"
+        return Verdict(CAN_BUILD, (Reason("KernelUnknown", message),))
+    return Verdict(PREBUILD_WANTED, (Reason("PrebuildWanted", "no set of it is known yet"),))

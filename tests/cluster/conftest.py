@@ -1,0 +1,16 @@
+"""A cluster: the API server on loopback, and a real one where CLUSTER_KUBECONFIG names a kubeconfig for it.
+
+On a real one all happens in a namespace of its own and on nodes made for the test, whose names begin with
+`nvdriver-test-`; ImageStream comes as a CRD where the API has none. Its user has to be a cluster-admin.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+if importlib.util.find_spec("lightkube") is None:  # the extra 'fleet' is for Python 3.11 and later
+    collect_ignore_glob = ["*"]
+else:
+    from cluster_rig import cluster
+
+    __all__ = ["cluster"]

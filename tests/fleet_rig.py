@@ -1,0 +1,147 @@
+"""A cluster behind an API server on loopback: a `World` that lives by the clock, and who watches it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+from api_server import ApiServer
+from upgrade_sim import RELEASES
+from upgrade_world import NODES, SPACE, Machine, World
+
+from nvdriver_build.errors import Stopped
+from nvdriver_build.fleet.controller.client import HttpApi, cluster_config
+from nvdriver_build.fleet.controller.metrics import Metrics
+from nvdriver_build.fleet.controller.watching import Pace, Watcher
+from nvdriver_build.fleet.manifests import Driver
+from nvdriver_build.fleet.names import LABEL
+
+TICK = 0.05
+IMAGE = "quay.io/example/driver@sha256:0"
+PACE = Pace(settled=0.03, most=0.2, resync=60.0, absent=60.0, retry=0.05)
+
+
+class Rig:
+    """A server, its world, and the controllers that were started."""
+
+    def __init__(self, server: ApiServer, folder: Path, nodes: int = 3) -> None:
+        self.server, self.folder = server, folder
+        self.world = World(RELEASES, store=server.store)
+        self.errors: List[BaseException] = []
+        self._end = threading.Event()
+        with server.lock:
+            for number in range(nodes):
+                self.world.add(Machine(f"node-{number}", "x86_64", RELEASES[0], "stale"))
+            self.world.offer(RELEASES[0])
+        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._thread.start()
+
+    def _live(self) -> None:
+        while not self._end.wait(TICK):
+            try:
+                with self.server.lock:
+                    self.world.tick()
+            except BaseException as error:
+                self.errors.append(error)
+                return
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join()
+        assert not self.errors, self.errors
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.server.kubeconfig(self.folder / "kubeconfig", SPACE)
+
+    def api(self, metrics: Optional[Metrics] = None) -> HttpApi:
+        return HttpApi(cluster_config(self.kubeconfig), metrics.request if metrics else None)
+
+    def do(self, what: Callable[[World], Any]) -> Any:
+        """Something happens in the world."""
+        with self.server.lock:
+            return what(self.world)
+
+    def labels(self) -> Dict[str, Optional[str]]:
+        with self.server.lock:
+            return {
+                each["metadata"]["name"]: each["metadata"]["labels"].get(LABEL)
+                for each in self.server.store.list(NODES)
+            }
+
+    def ready(self, version: str) -> bool:
+        """Whether all nodes run this version, and their drivers are ready."""
+        with self.server.lock:
+            return all(
+                each.release.version == version and self.world.driver_ready(name)
+                for name, each in self.world.machines.items()
+            )
+
+    def versions(self) -> List[str]:
+        with self.server.lock:
+            return sorted(each["metadata"]["annotations"][LABEL] for each in self.world.daemonsets())
+
+
+class Running:
+    """A `Watcher` in a thread."""
+
+    def __init__(self, rig: Rig, identity: str = "one", pace: Pace = PACE, **driver: Any) -> None:
+        self.metrics = Metrics()
+        self.api = rig.api(self.metrics)
+        self._stop = threading.Event()
+        given = Driver(image=IMAGE, namespace=SPACE, **driver)
+        self.watcher = Watcher(self.api, given, identity, self._check, self.metrics, pace=pace)
+        self.error: Optional[BaseException] = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped(15)
+
+    def _run(self) -> None:
+        try:
+            self.watcher.run()
+        except Stopped:
+            pass
+        except BaseException as error:
+            self.error = error
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        self.api.close()
+        assert not self._thread.is_alive()
+        assert self.error is None, repr(self.error)
+
+    def count(self, verb: str, kind: str) -> float:
+        """Requests of this verb for this kind, whatever came of them."""
+        (found,) = (
+            each for each in self.metrics.registry.collect() if each.name == "nvdriver_fleet_api_requests"
+        )
+        return sum(
+            each.value
+            for each in found.samples
+            if each.name.endswith("_total") and (each.labels["verb"], each.labels["kind"]) == (verb, kind)
+        )
+
+
+@contextlib.contextmanager
+def running(rig: Rig, identity: str = "one", **more: Any) -> Iterator[Running]:
+    """A controller that watches, and ends as by a signal."""
+    made = Running(rig, identity, **more)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def wait_for(what: Callable[[], object], seconds: float = 30.0) -> None:
+    """Until it is true."""
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it did not come to that"
+        time.sleep(0.02)

@@ -1,0 +1,319 @@
+"""A plan to Kubernetes objects: what they hold, that they are valid, and when they change."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Dict, Iterator, List, Optional
+
+import pytest
+from attrs import evolve
+from cluster_objects import K2, V1, V2, V3, image, imagestream, imagestreamtag, node
+
+from nvdriver_build.errors import UsageError
+from nvdriver_build.fleet.inventory import cluster_facts
+from nvdriver_build.fleet.manifests import (
+    Driver,
+    access_objects,
+    content_digest,
+    daemonset,
+    driver_settings,
+    plan_objects,
+    plan_options,
+    render,
+)
+from nvdriver_build.fleet.plan import DaemonSetWanted, Plan, make_plan
+from nvdriver_build.fleet.reading import to_yaml
+
+IMAGE = "registry.example.com/gpu/nvdriver-build@sha256:" + 64 * "1"
+PLAIN = Driver(IMAGE)
+FULL = Driver(
+    IMAGE,
+    env={"KERNEL_MODULE_TYPE": "open", "HTTPS_PROXY": "http://proxy.example.com:3128", "NVDRIVER_JOBS": "4"},
+    env_secret="more",
+    parameters={"nvidia.conf": "NVreg_EnableGpuFirmware=1\n"},
+    registry="registry.example.com:5000/gpu/sets",
+    registry_ca="-----BEGIN CERTIFICATE-----\n",
+    registry_auth_secret="login",
+    trust="-----BEGIN CERTIFICATE-----\n",
+    sign_secret="signing",
+    rdma=True,
+    pull_secrets=("pull",),
+    tolerations=({"key": "team", "operator": "Exists"},),
+    resources={"limits": {"cpu": "8", "memory": "16Gi"}},
+    prebuild_user=1000,
+)
+DRIVERS = {"plain": PLAIN, "full": FULL}
+NEWEST, OLDEST = 37, 27
+
+
+def plan_for(driver: Driver, *versions: str) -> Plan:
+    """Nodes of the first version, one that has no toolkit, and what is coming."""
+    nodes = [node("a", V1), node("b", V3), node("c", V1, arch="arm64")]
+    stream = imagestream(V1, V2)
+    return make_plan(
+        cluster_facts(nodes, stream, tags=[imagestreamtag(V1), imagestreamtag(V2)]), plan_options(driver)
+    )
+
+
+def of_kind(objects: List[Dict[str, Any]], kind: str) -> List[Dict[str, Any]]:
+    return [each for each in objects if each["kind"] == kind]
+
+
+def pods(objects: List[Dict[str, Any]]) -> Iterator[Dict[str, Any]]:
+    for each in objects:
+        if "template" in each.get("spec", {}):
+            yield each["spec"]["template"]["spec"]
+
+
+def variables(container: Dict[str, Any]) -> Dict[str, Optional[str]]:
+    return {each["name"]: each.get("value") for each in container["env"]}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("driver", DRIVERS.values(), ids=list(DRIVERS))
+@pytest.mark.parametrize("minor", [OLDEST, 29, 31, 34, NEWEST])
+def test_valid_by_the_published_schemas(driver: Driver, minor: int) -> None:
+    """Every object of Kubernetes' own kinds is valid, strictly, from 1.27 to the newest that the validator
+    has.
+    """
+    validator = pytest.importorskip("kubernetes_validate")
+    for each in render(plan_for(driver), driver):
+        if "openshift" not in each["apiVersion"]:
+            validator.validate(each, f"1.{minor}", strict=True)
+
+
+def test_the_newest_schemas_are_used() -> None:
+    """A validator with newer schemas shows itself here."""
+    validator = pytest.importorskip("kubernetes_validate")
+    assert validator.latest_version().startswith(f"1.{NEWEST}")
+
+
+@pytest.mark.parametrize("driver", DRIVERS.values(), ids=list(DRIVERS))
+def test_the_same_bytes(driver: Driver) -> None:
+    """Equal plans give equal bytes; what is handed out may be changed without harm to the next."""
+    first = render(plan_for(driver), driver)
+    text = to_yaml(first)
+    assert "&id" not in text
+    for pod in pods(first):
+        pod["containers"][0]["securityContext"]["privileged"] = "changed"
+        pod["tolerations"] = None
+    assert to_yaml(render(plan_for(driver), driver)) == text
+
+
+def test_what_the_driver_sees() -> None:
+    """What contracts.md and NVIDIA's DaemonSet say of the driver's container."""
+    objects = plan_objects(plan_for(FULL), FULL)
+    found = of_kind(objects, "DaemonSet")[0]
+    pod = found["spec"]["template"]["spec"]
+    driver, toolkit, peermem = pod["containers"]
+    assert found["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    assert pod["hostPID"] and pod["priorityClassName"] == "system-node-critical"
+    assert pod["nodeSelector"] == {"nvdriver-build/os-version": V1}
+    assert driver["securityContext"] == {"privileged": True, "seLinuxOptions": {"level": "s0"}}
+    mounts = {each["mountPath"]: each for each in driver["volumeMounts"]}
+    assert mounts["/run/nvidia"]["mountPropagation"] == "Bidirectional"
+    assert {
+        "/run/nvidia-fabricmanager", "/run/nvidia-topologyd", "/var/log", "/dev/log", "/host-etc/os-release",
+        "/run/mellanox/drivers", "/sys/devices/system", "/sys/module/firmware_class/parameters/path",
+        "/lib/firmware", "/mnt/shared-nvidia-driver-toolkit", "/var/lib/nvdriver-build", "/drivers",
+    } <= set(mounts)  # fmt: skip
+    told = variables(driver)
+    assert (
+        told["RHCOS_VERSION"] == V1 and "OPENSHIFT_VERSION" not in told and "RHCOS_IMAGE_MISSING" not in told
+    )
+    assert told["NVDRIVER_REGISTRY"] == FULL.registry and told["KERNEL_MODULE_TYPE"] == "open"
+    assert toolkit["image"] == image(V1) and "dtk-build-driver" in toolkit["command"][-1]
+    assert peermem["args"] == ["reload_nvidia_peermem"]
+
+
+def test_the_toolkit_has_no_rights() -> None:
+    """The Driver Toolkit's container is not privileged, and sees nothing but the shared folder."""
+    pod = next(pods(plan_objects(plan_for(FULL), FULL)))
+    toolkit = pod["containers"][1]
+    assert toolkit["securityContext"]["privileged"] is False
+    assert toolkit["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert [each["name"] for each in toolkit["volumeMounts"]] == ["shared-nvidia-driver-toolkit"]
+    assert set(variables(toolkit)) == {"NVIDIA_VISIBLE_DEVICES"}
+
+
+def test_without_a_toolkit() -> None:
+    """The pod is there all the same: store and registry serve it, and it says why nothing is built."""
+    found = of_kind(plan_objects(plan_for(PLAIN), PLAIN), "DaemonSet")[-1]
+    (driver,) = found["spec"]["template"]["spec"]["containers"]
+    assert found["metadata"]["annotations"] == {"nvdriver-build/os-version": V3}
+    assert variables(driver)["RHCOS_IMAGE_MISSING"] == "true"
+
+
+def test_not_taken_for_the_operators() -> None:
+    """No name or label of ours is one by which the GPU Operator finds what it deletes; one driver is on a
+    node.
+    """
+    for each in render(plan_for(FULL), FULL):
+        text = str(each)
+        assert "openshift.driver-toolkit" not in text and "nvidia-driver-daemonset" not in text
+    pod = next(pods(plan_objects(plan_for(FULL), FULL)))
+    (term,) = pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    expression = {"key": "app.kubernetes.io/component", "operator": "In", "values": ["nvidia-driver"]}
+    assert term["labelSelector"]["matchExpressions"] == [expression] and term["namespaceSelector"] == {}
+
+
+@pytest.mark.parametrize("driver", DRIVERS.values(), ids=list(DRIVERS))
+def test_volumes_and_mounts_agree(driver: Driver) -> None:
+    """Each mount has a volume, each volume is mounted, no path is there twice; selectors select their
+    pods.
+    """
+    objects = plan_objects(plan_for(driver), driver)
+    for pod in pods(objects):
+        volumes = [each["name"] for each in pod["volumes"]]
+        containers = [*pod["containers"], *pod.get("initContainers", [])]
+        mounted = {each["name"] for container in containers for each in container["volumeMounts"]}
+        assert len(volumes) == len(set(volumes)) and set(volumes) == mounted
+        for container in containers:
+            paths = [each["mountPath"] for each in container["volumeMounts"]]
+            assert len(paths) == len(set(paths))
+    for each in of_kind(objects, "DaemonSet"):
+        chosen, template = each["spec"]["selector"]["matchLabels"], each["spec"]["template"]
+        assert chosen.items() <= template["metadata"]["labels"].items()
+
+
+def template(driver: Driver, contents: Optional[Dict[str, str]] = None) -> Any:
+    return daemonset(DaemonSetWanted(V1, "x", image(V1)), driver, contents or {})["spec"]["template"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": IMAGE.replace("1", "2")},
+        {"env": {**FULL.env, "NVDRIVER_REUSE": "exact"}},
+        {"parameters": {"nvidia.conf": "NVreg_EnableGpuFirmware=0\n"}},
+        {"trust": "-----BEGIN CERTIFICATE-----\n2"},
+        {"registry_ca": "-----BEGIN CERTIFICATE-----\n2"},
+        {"registry": "registry.example.com:5001/gpu/sets"},
+    ],
+    ids=lambda change: str(next(iter(change))),
+)
+def test_what_changes_the_pod(change: Dict[str, Any]) -> None:
+    """The image, a setting, or what a ConfigMap holds."""
+    assert template(evolve(FULL, **change)) != template(FULL)
+
+
+def test_a_changed_secret_changes_the_pod() -> None:
+    """What a Secret holds does, by a digest that does not give it away; its name alone does not tell."""
+    digests = [content_digest("login", {"password": word}) for word in ("1234", "1235")]
+    assert digests[0] != digests[1] and content_digest("other", {"password": "1234"}) != digests[0]
+    pods_ = [template(FULL, {"login": each}) for each in digests]
+    assert pods_[0] != pods_[1] and template(FULL, {"signing": "x"}) == template(FULL)
+
+
+def test_what_does_not_change_the_pod() -> None:
+    """Other nodes, another cluster version, another coming version, the key that prebuilds sign with."""
+    before = of_kind(plan_objects(plan_for(FULL), FULL), "DaemonSet")[0]
+    nodes = [node(f"n{number}", V1) for number in range(9)]
+    version = {"status": {"desired": {"version": "4.18.1"}}}
+    plan = make_plan(cluster_facts(nodes, imagestream(V1, V3), cluster_version=version), plan_options(FULL))
+    assert of_kind(plan_objects(plan, FULL), "DaemonSet")[0] == before
+    assert template(evolve(FULL, sign_secret="another")) == template(FULL)
+
+
+def test_prebuild_job() -> None:
+    """Our image lays out, the toolkit builds without rights or keys, our image signs and publishes; it is
+    bounded.
+    """
+    jobs = of_kind(plan_objects(plan_for(FULL), FULL), "Job")
+    assert not of_kind(plan_objects(plan_for(PLAIN), PLAIN), "Job")
+    (job,) = jobs
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    fill, build = pod["initContainers"]
+    (publish,) = pod["containers"]
+    assert (fill["image"], build["image"], publish["image"]) == (IMAGE, image(V2), IMAGE)
+    assert build["command"][:2] == ["/work/bundle/ocp_dtk_entrypoint", "dtk-prebuild"]
+    assert build["command"][-2:] == ["--kernel-release", K2] and "open" in build["command"]
+    assert [each["name"] for each in build["volumeMounts"]] == ["work"]
+    assert "signing" in [each["name"] for each in publish["volumeMounts"]]
+    assert spec["backoffLimit"] <= 5 and spec["activeDeadlineSeconds"] <= 7200
+    assert pod["priorityClassName"] == "nvdriver-build-prebuild" and pod["restartPolicy"] == "Never"
+    assert pod["nodeSelector"]["kubernetes.io/arch"] == "amd64" and not pod["automountServiceAccountToken"]
+
+
+def test_other_driver_other_prebuild() -> None:
+    """A prebuild of another driver is another Job: what it built does not serve."""
+    names = {
+        of_kind(plan_objects(plan_for(each), each), "Job")[0]["metadata"]["name"]
+        for each in (FULL, evolve(FULL, image=IMAGE.replace("1", "2")), evolve(FULL, env={}))
+    }
+    assert len(names) == 3
+
+
+def test_least_rights() -> None:
+    """No wildcard in a role, secrets by name only; pods of drivers alone may use the SCC, and only with a
+    registry Leases.
+    """
+    for driver in DRIVERS.values():
+        objects = access_objects(driver)
+        rules = [rule for each in objects for rule in each.get("rules", [])]
+        assert rules and "*" not in str(rules)
+        assert all(rule.get("resourceNames") for rule in rules if "secrets" in rule["resources"])
+        (scc,) = of_kind(objects, "SecurityContextConstraints")
+        assert scc["users"] == scc["groups"] == [] and not scc["allowHostNetwork"] and not scc["allowHostIPC"]
+        (role,) = [
+            each for each in of_kind(objects, "Role") if each["metadata"]["name"] == "nvdriver-build-driver"
+        ]
+        assert ("leases" in str(role)) is (driver.registry is not None)
+        accounts = [each["metadata"]["name"] for each in of_kind(objects, "ServiceAccount")]
+        for pod in pods(plan_objects(plan_for(driver), driver)):
+            assert pod["serviceAccountName"] in accounts
+
+
+def test_network() -> None:
+    """Nobody calls our pods. Without a registry they call nobody; with one its port, the proxy's, DNS and
+    the API.
+    """
+    for driver, ports in ((PLAIN, set()), (FULL, {443, 3128, 5000, 6443, 53, 5353})):
+        policy = of_kind(render(plan_for(driver), driver), "NetworkPolicy")[0]["spec"]
+        assert policy["ingress"] == [] and policy["policyTypes"] == ["Ingress", "Egress"]
+        assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == ports
+
+
+def test_nfd_label() -> None:
+    """Where configured, pods are placed by NFD's label, and ours is set on no node."""
+    driver = evolve(PLAIN, nfd_label=True)
+    plan = plan_for(driver)
+    pod = next(pods(plan_objects(plan, driver)))
+    assert list(pod["nodeSelector"]) == ["feature.node.kubernetes.io/system-os_release.OSTREE_VERSION"]
+    assert not plan.labels
+
+
+@pytest.mark.parametrize(
+    ("document", "message", "hint"),
+    [
+        ([], "the settings are no mapping of names to values", "known are image, name"),
+        ({}, "no driver image is given", "--image"),
+        ({"imge": "x"}, "unknown setting 'imge'", "did you mean image?"),
+        ({"zzz": 1}, "unknown setting 'zzz'", "known are image, name"),
+        ({1: 1}, "unknown setting '1'", "known are"),
+        ({"image": 5}, "image is '5'", "a text"),
+        ({"image": "a b"}, "image is 'a b'", "a pull spec"),
+        ({"image": "x", "env": {"A": 1}}, "env is \"{'A': 1}\"", "quotes"),
+        ({"image": "x", "env": {"A B": "1"}}, "env is 'A B'", "names of environment variables"),
+        ({"image": "x", "env": {"NVDRIVER_TRUST": "1"}}, "env sets NVDRIVER_TRUST", "trust is the field"),
+        ({"image": "x", "rdma": "true"}, "rdma is 'true'", "true or false"),
+        ({"image": "x", "pull_secrets": "a"}, "pull_secrets is 'a'", "a list"),
+        ({"image": "x", "resources": []}, "resources is '[]'", "a mapping"),
+        ({"image": "x", "prebuild_user": True}, "prebuild_user is 'True'", "a whole number"),
+        ({"image": "x", "namespace": "A"}, "namespace is 'A'", "a DNS label"),
+        ({"image": "x", "name": "a" * 21}, f"name is {'a' * 21!r}", "at most 20"),
+        ({"image": "x", "parameters": {"../x": ""}}, "parameters is '../x'", "file names"),
+    ],
+)
+def test_wrong_settings(document: Any, message: str, hint: str) -> None:
+    """What is unknown or of another kind is refused with its value, and the near name is offered."""
+    with pytest.raises(UsageError) as caught:
+        driver_settings(document)
+    assert message in caught.value.message and hint in str(caught.value.hint)
+
+
+def test_settings() -> None:
+    """A document in JSON's terms gives the driver; null is as if not given."""
+    document = {"image": IMAGE, "pull_secrets": ["a"], "env": {"A": "1"}, "trust": None, "rdma": True}
+    expected = Driver(IMAGE, pull_secrets=("a",), env={"A": "1"}, rdma=True)
+    assert driver_settings(copy.deepcopy(document)) == expected
