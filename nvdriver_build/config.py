@@ -25,6 +25,7 @@ MOST_JOBS = 1024
 _MIB = 1024 * 1024
 _TOKEN, _SECRET = "pkcs11:", "pin-value"
 """RFC 7512: a key in a token, and what must not be in its URI."""
+_OF_SECRETS = ("NVDRIVER_SIGN_KEY", "NVDRIVER_SIGN_PIN_FILE", "NVDRIVER_REGISTRY_AUTH")  # often given instead
 _DIGITS = 9
 
 
@@ -41,7 +42,7 @@ class Config:
     kubernetes_host: Optional[str]
     kubernetes_port: Optional[str]
     reuse: bool
-    registry: Optional[str]
+    registry: Optional[str] = field(repr=False)
     trust: Optional[Path]
     driver_version: Optional[str]
     kind: str
@@ -86,7 +87,7 @@ def _text(name: str, value: str) -> str:
 
 def _path(name: str, value: str) -> Path:
     if not value.startswith("/"):
-        raise _bad(name, value, "an absolute path")
+        raise _bad(name, "***" if name in _OF_SECRETS else value, "an absolute path")
     return Path(value)
 
 
@@ -95,13 +96,13 @@ def checked_key(name: str, text: str) -> str:
 
     `name` is that of the setting or option. Everybody who lists processes sees the arguments of openssl.
     """
-    if not text.startswith(_TOKEN):
-        return str(Path(text).absolute())
     if _SECRET in unquote(text).lower():
         raise UsageError(
             f"{name} has a {_SECRET} in it, which everybody on this machine could read",
             hint="take it out, and name a file with the PIN: NVDRIVER_SIGN_PIN_FILE or --pin-file",
         )
+    if not text.startswith(_TOKEN):
+        return str(Path(text).absolute())
     if not text.isprintable():
         raise UsageError(
             f"{name} is no URI of one line", hint="see RFC 7512, such as pkcs11:token=T;object=O"

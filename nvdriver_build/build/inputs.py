@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any, Collection, Iterator, Mapping, Optional, Sequence
 
 from nvdriver_build.build.ask import Places
 from nvdriver_build.commands import CommandError, Commands
@@ -30,12 +30,12 @@ _MOST_WORDS = 200
 
 
 def compiler_identity(compiler: Compiler, commands: Commands) -> str:
-    """What tells one compiler from another: its version, and size and time of the programs that it starts."""
+    """What tells one compiler from another: its version, size and time of it and of what it starts."""
     words = [compiler.text]
-    for program in ("cc1", "as"):
-        path = Path(_asked(compiler.command, f"-print-prog-name={program}", commands))
-        found = Path(commands.find(str(path)) or path).stat()
-        words.append(f"{program} {found.st_size} {found.st_mtime_ns}")
+    started = (_asked(compiler.command, f"-print-prog-name={program}", commands) for program in ("cc1", "as"))
+    for program in (compiler.command, *started):
+        found = Path(commands.find(program) or program).stat()
+        words.append(f"{Path(program).name} {found.st_size} {found.st_mtime_ns}")
     return "; ".join(words)
 
 
@@ -93,7 +93,11 @@ class Inputs:
         numbers = frozenset(
             number
             for number, (name, digest) in enumerate(then["files"])
-            if redefined.get(name) is None and self._differs(name, digest, sought, bool(names))
+            if (
+                self._differs(name, digest, sought, bool(names))
+                if redefined.get(name) is None
+                else self._is_made_of(name, words)
+            )
         )
         return numbers, sorted(words)
 
@@ -104,14 +108,18 @@ class Inputs:
         return any(word in data for word in words) or (computed and bool(_COMPUTED.search(data)))
 
     def _redefined(self, name: str, old: Definitions) -> Optional[set[str]]:
-        """The names whose definition differs; None where that cannot be told, or others are made of them."""
+        """The names whose definition differs; None where that cannot be told."""
         data = self._read(name)
         new = _definitions(data) if data is not None else None
         if new is None:
             return None
         found = {word for word in {*old, *new} if old.get(word) != new.get(word)}
-        words = {word[: -len("_MODULE")] if word.endswith("_MODULE") else word for word in found}
-        return None if any(word in value for value in new.values() for word in words) else words
+        return {word[: -len("_MODULE")] if word.endswith("_MODULE") else word for word in found}
+
+    def _is_made_of(self, name: str, words: Collection[str]) -> bool:
+        """Whether definitions use a word that changed, which whoever uses these need not mention."""
+        values = (_definitions(self._read(name) or b"") or {}).values()
+        return any(word in value for value in values for word in words)
 
     def _names(self) -> set[str]:
         """Every header's name, of kernel and driver: one more, or one less, and another may be found."""

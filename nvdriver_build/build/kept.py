@@ -21,7 +21,7 @@ import structlog
 
 from nvdriver_build.build.ask import Places, key_of, write_compiler
 from nvdriver_build.build.inputs import Inputs, compiler_identity
-from nvdriver_build.commands import Commands
+from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.files import publish
 from nvdriver_build.kernel import Compiler
 from nvdriver_build.source import Source
@@ -39,6 +39,10 @@ _FAILURE = re.compile(
     rb"^[^\s:]+: ((fatal )?error|out of memory|.*No space)|internal compiler error", re.MULTILINE
 )
 """gcc has an error in the text, or one of its own: killed, out of memory, the disk full."""
+_NUMBERED = re.compile(rb"conftest[0-9]+")
+_NOT_OPTIONS = ("-c", "-E", "-M", "-", "conftest.c")
+_FIRST = ("-include", "-imacros")
+_TIMEOUT = 60.0
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 _Answer = dict[str, Any]
@@ -54,19 +58,22 @@ def open_answers(
     except OSError as error:
         _log.warning("built without what was kept of earlier builds", why=str(error))
         return None
-    return Answers(file, work, places, Inputs(places, source.version, identity, source.names))
+    return Answers(file, work, places, Inputs(places, source.version, identity, source.names), commands)
 
 
 class Answers:
     """The answers for one build, which notes in `work`; what it learns becomes `file`, beside the others."""
 
-    def __init__(self, file: Path, work: Path, places: Places, inputs: Inputs) -> None:
+    def __init__(self, file: Path, work: Path, places: Places, inputs: Inputs, commands: Commands) -> None:
         self._file, self._work = file, work
         self._places, self._inputs = places, inputs
+        self._commands, self._command = commands, ""
         self._known: dict[str, _Answer] = {}
+        self._first: dict[tuple[str, ...], Sequence[str]] = {}
 
     def take(self, command: str, *, objects: bool) -> str:
         """Lay out what is proven to be as it was; the words that call the compiler `command`. OSError."""
+        self._command = command
         answers = self._work / "answers"
         answers.mkdir(parents=True)
         for file in kept_files(self._file.parent):
@@ -145,12 +152,13 @@ class Answers:
             if status and (not _ERROR.search(said) or _FAILURE.search(said)):
                 return None
             found = [match.decode() for match in _READ.findall(said)]
+            found += self._read_first(words, code.with_suffix(".cwd"))
         else:
             deps = code.with_suffix(".deps").read_text()
             known, text = generated, b""
             answer = {**_no_object(), "deps": self._without_paths(deps)}
             answer["bytes"] = code.with_suffix(".o").read_bytes()
-            found = deps.replace("\\\n", " ").partition(":")[2].split()
+            found = _prerequisites(deps)
         cwd = code.with_suffix(".cwd").read_text().rstrip("\n")
         reads = {os.path.normpath(f"{cwd}/{name}" if name[0] != "/" else name) for name in found}
         names = sorted(self._places.short(name) for name in reads - {str(path) for path in known})
@@ -159,6 +167,23 @@ class Answers:
         key = key_of(words + text + b"".join(known.values()), self._places.rules(test=is_test))
         answer.update(code=status, text=text.decode("utf-8", "replace"), reads=names)
         return key, answer
+
+    def _read_first(self, words: bytes, cwd: Path) -> Sequence[str]:
+        """What `-include` makes every call with these words read, and gcc -H does not list; OSError."""
+        asked = _NUMBERED.sub(b"conftest", words).decode("utf-8", "surrogateescape").splitlines()
+        options = tuple(word for word in asked if word not in _NOT_OPTIONS)
+        if not any(word.startswith(_FIRST) for word in options):
+            return ()
+        if options not in self._first:
+            argv = [self._command, "-M", *options, "-x", "c", os.devnull]
+            try:
+                done = self._commands.run(argv, timeout=_TIMEOUT, cwd=Path(cwd.read_text().rstrip("\n")))
+            except CommandError as error:
+                raise OSError(str(error)) from error
+            if not done.ok:
+                raise OSError(f"what -include reads cannot be told: {done.stderr.strip()[-300:]}")
+            self._first[options] = _prerequisites(done.stdout)
+        return self._first[options]
 
     def _without_paths(self, text: str) -> str:
         for path, word in self._places.names:
@@ -181,6 +206,11 @@ class Answers:
         publish(self._file, digest + b"\n" + body, 0o600, durable=False)
         for old in kept_files(self._file.parent)[MOST:]:
             old.unlink(missing_ok=True)
+
+
+def _prerequisites(rule: str) -> list[str]:
+    """The files in a rule for make, as gcc -M writes it."""
+    return rule.replace("\\\n", " ").partition(":")[2].split()
 
 
 def _no_object() -> _Answer:

@@ -11,14 +11,15 @@ from nvdriver_build.config import Config
 from nvdriver_build.obtain import Outside, vouching
 from nvdriver_build.registry import Proxies, Registry, open_registry
 from nvdriver_build.registry.turns import Board, Either, LeaseBoard, MarkerBoard, Turns, in_cluster
-from nvdriver_build.signing import Trust, read_certificates
+from nvdriver_build.signing import Trust, read_certificate, read_certificates
 from nvdriver_build.store import SharedStore, Store
 
 
 def trust(config: Config) -> Trust:
     """Who may build for this node: as configured, else who signs; SigningError where that cannot be read."""
-    place = config.trust or config.sign_cert
-    return Trust(read_certificates(place)) if place else Trust()
+    if config.trust:
+        return Trust(read_certificates(config.trust))
+    return Trust((read_certificate(config.sign_cert),) if config.sign_cert else ())
 
 
 def own_store(config: Config, commands: Commands) -> Store:

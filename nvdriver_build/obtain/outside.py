@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import time
 from typing import Callable, Iterator, Optional
 
 import structlog
@@ -29,6 +31,8 @@ from nvdriver_build.signing import TRUST_HINT, Trust
 from nvdriver_build.store import Offer, Remote, Store
 
 ORIGIN = "registry"
+_CANDIDATES, _SEARCH = 64, 120.0
+"""So many sets of other kernels are looked at, in so many seconds: a build takes about as long."""
 _log = structlog.get_logger()
 
 
@@ -71,9 +75,16 @@ class Outside:
         return None, True
 
     def _keys(self, wish: Wish, recipe: Recipe) -> Iterator[str]:
+        """The key that is wanted, then others that might do, as long as the place is worth asking."""
         yield recipe.key
-        if wish.reuse and wish.target.modversions:
-            yield from self.remote.candidates(recipe, wish.target)
+        if not wish.reuse or not wish.target.modversions:
+            return
+        until = time.monotonic() + _SEARCH
+        for key in itertools.islice(self.remote.candidates(recipe, wish.target), _CANDIDATES):
+            yield key
+            if time.monotonic() > until:
+                _log.warning(f"{self.remote} names many sets that do not fit, slowly: no more is asked for")
+                return
 
     @contextlib.contextmanager
     def turn(self, wish: Wish, recipe: Recipe, store: Store) -> Iterator[Optional[Obtained]]:

@@ -11,7 +11,7 @@ from nvdriver_build.commands import Commands
 from nvdriver_build.errors import SigningError
 from nvdriver_build.obtain.fitting import UNENFORCED, require_fit
 from nvdriver_build.obtain.wish import Obtained, Wish
-from nvdriver_build.sets import Recipe
+from nvdriver_build.sets import ModuleSet, Recipe
 from nvdriver_build.signing import Certificate, kernel_hash, sign_set, who
 from nvdriver_build.store import Store
 
@@ -42,6 +42,18 @@ def signed(
         fit = require_fit(found, wish.target, wish.trust)
         _log.info("signed", key=wanted.key[:12], of=made.set.key[:12], by=who(certificate))
         return evolve(made, set=store.add(found.folder, wanted.key), fit=fit)
+
+
+def own_only(store: Store) -> Store:
+    """The store without what others built: who signs it vouches for it, everywhere and for good."""
+
+    def refuse(found: ModuleSet) -> None:
+        raise SigningError(
+            f"it came from {found.foreign}, and what is signed here has to be built here",
+            hint="it is built anew",
+        )
+
+    return evolve(store, vouch=refuse)
 
 
 def _require_no_need(wish: Wish, certificate: Certificate, recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from nvdriver_build.obtain.beside import fetch, ordered
 from nvdriver_build.obtain.fitting import UNENFORCED, require_fit
 from nvdriver_build.obtain.making import build
 from nvdriver_build.obtain.outside import Outside
-from nvdriver_build.obtain.signed import signed
+from nvdriver_build.obtain.signed import own_only, signed
 from nvdriver_build.obtain.wish import Elsewhere, Obtained, Wish
 from nvdriver_build.sets import Recipe
 from nvdriver_build.store import Store
@@ -85,7 +85,14 @@ def _make(
             recipe,
             store,
             commands,
-            lambda unsigned: _obtain(unsigned, unsigned.recipe(), store, commands, progress, elsewhere),
+            lambda unsigned: _obtain(
+                unsigned,
+                unsigned.recipe(),
+                own_only(store) if wish.signer else store,
+                commands,
+                progress,
+                elsewhere,
+            ),
         )
         if outside and wish.signer:
             outside.give(made.set)

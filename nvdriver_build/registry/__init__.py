@@ -19,7 +19,7 @@ import structlog
 from attrs import frozen
 
 from nvdriver_build.commands import CommandError, Commands
-from nvdriver_build.errors import SigningError, StoreError
+from nvdriver_build.errors import StoreError
 from nvdriver_build.files import FULL, private_folder, sha256_file
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.registry import hints
@@ -39,6 +39,7 @@ from nvdriver_build.registry.place import Place, Proxies, parse_place, tls_conte
 from nvdriver_build.registry.session import Session
 from nvdriver_build.registry.transport import Limits, Transport
 from nvdriver_build.sets import MANIFEST, SIGNATURE, Manifest, ModuleSet, Recipe, open_set, parse_manifest
+from nvdriver_build.store.remote import required_signature
 
 __all__ = ["Limits", "Offer", "Place", "Proxies", "Registry", "open_registry", "parse_place"]
 
@@ -121,11 +122,7 @@ class Registry:
         yield from (key for key in keys if key != recipe.key)
 
     def push(self, made: ModuleSet) -> bool:
-        """Have a signed set there; False where it was there already, just so.
-
-        SigningError for a set without a signature. Whatever is there under its key is replaced: who may write
-        there without a key to sign with must not keep a set from those who take signed ones only.
-        """
+        """See `Remote.push`."""
         try:
             return self._pushed(made)
         except OSError as error:
@@ -135,12 +132,7 @@ class Registry:
             ) from error
 
     def _pushed(self, made: ModuleSet) -> bool:
-        manifest, signature = made.manifest_bytes, made.signature
-        if signature is None:
-            raise SigningError(
-                f"set {made.key[:12]} is not pushed: it has no {SIGNATURE}",
-                hint="others take signed manifests only: NVDRIVER_SIGN_KEY and NVDRIVER_SIGN_CERT",
-            )
+        manifest, signature = made.manifest_bytes, required_signature(made)
         config = blob_of(manifest, MANIFEST_TYPE, MANIFEST)
         signed = blob_of(signature, SIGNATURE_TYPE, SIGNATURE)
         new = not self._is_there(made, config, signed)

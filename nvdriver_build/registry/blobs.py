@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from pathlib import Path
 from typing import IO, Any, Optional, Sequence, Tuple, Union
 from urllib.parse import quote
@@ -16,6 +17,8 @@ from nvdriver_build.registry.transport import Failed, Sink
 
 Parts = Sequence[Tuple[Blob, Union[bytes, Path]]]
 _TRIES = 4
+_PATIENCE = 2
+"""Times as long as one transfer of everything may take: a node that gives its set has not loaded it yet."""
 _PAUSE = 0.3
 """Seconds before the second try, with jitter; twice that before each next one."""
 
@@ -67,11 +70,15 @@ class Content:
         """Let a tag point at an image manifest, once its parts are there. `known`: they mostly are already.
 
         A registry may say that it has what somebody else is sending just now, and then not find it, as
-        docker-registry does: so parts and manifest are tried again.
+        docker-registry does: so parts and manifest are tried again, as long as all of it may take.
         """
+        limit = _PATIENCE * self.session.limits.seconds(sum(blob.size for blob, _ in parts))
+        until = time.monotonic() + limit
         for turn in range(_TRIES):
             for blob, content in parts if turn or not known else ():
                 self.put(blob, content)
+                if time.monotonic() > until:
+                    raise self.session.slow(f"{tag} is not there after {limit:.0f} s")
             answer = self.session.ask(
                 "PUT",
                 f"manifests/{tag}",

@@ -89,8 +89,16 @@ def manager(proxy: Optional[str], context: ssl.SSLContext) -> urllib3.PoolManage
     if proxy is None:
         made = urllib3.PoolManager(**options)
     else:
-        login = urllib3.util.parse_url(proxy).auth
+        login = _login(proxy)
         headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
         made = urllib3.ProxyManager(proxy, proxy_headers=headers, proxy_ssl_context=context, **options)
     made.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTls}
     return made
+
+
+def _login(proxy: str) -> Optional[str]:
+    """Name and password in a proxy's address; ValueError, without them, where it is none."""
+    try:
+        return urllib3.util.parse_url(proxy).auth
+    except urllib3.exceptions.LocationParseError:
+        raise ValueError("HTTPS_PROXY is no address of a proxy") from None

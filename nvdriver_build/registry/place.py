@@ -47,15 +47,21 @@ def parse_place(text: str) -> Place:
     sound = _HOST.fullmatch(host) and len(repository) <= _LONGEST and _REPOSITORY.fullmatch(repository)
     if not sound or scheme not in ("", "http", "https"):
         raise UsageError(
-            f"{text[:_LONGEST]!r} is no place in a registry",
+            f"{_shown(text)} is no place in a registry",
             hint="it is HOST[:PORT]/REPOSITORY, such as registry.example.com:5000/drivers/nvidia",
         )
     if scheme == "http" and not is_loopback(host_of(f"http://{host}")):
         raise UsageError(
-            f"{text[:_LONGEST]!r} is a registry without TLS",
+            f"{_shown(text)} is a registry without TLS",
             hint="http:// is for loopback addresses; NVDRIVER_REGISTRY_CA names a private CA",
         )
     return Place(scheme or "https", host, repository)
+
+
+def _shown(text: str) -> str:
+    """The text, without a login that somebody has put before the host."""
+    _, login, rest = text.rpartition("@")
+    return repr(f"{'***' if login else ''}{login}{rest}"[:_LONGEST])
 
 
 def host_of(url: str) -> str:

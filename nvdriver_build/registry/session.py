@@ -85,6 +85,10 @@ class Session:
             hint="nothing of it was taken; was the set pushed by nvdriver-build, and is this a registry?",
         )
 
+    def slow(self, what: str) -> StoreError:
+        """The error for many answers that each come in time, and together do not."""
+        return StoreError(f"registry {self.place} is slow: {what}", hint="the next push goes on from there")
+
     def _authorized(
         self,
         method: str,
@@ -132,6 +136,8 @@ class Session:
                 seconds=max(0.1, until - time.monotonic()),
                 sink=sink,
             )
+            if answer.status == 401 and not own:  # or it could name a token server of its own
+                raise Failed(f"sends us to {host_of(url)}, which asks who we are")
             if answer.status not in _MOVED or method not in ("GET", "HEAD"):
                 return answer
             url = self.elsewhere(url, answer)

@@ -200,9 +200,10 @@ def parse_manifest(data: bytes, place: object, check: bool = True) -> Manifest:
         document = json.loads(data)
         digest = document.pop(_OWN_DIGEST, None)
         manifest = cattrs.structure(document, Manifest)
+        as_written = not check or digest == digest_of(document)
     except UNREADABLE as error:
         raise _damaged(place, f"its manifest cannot be read ({type(error).__name__})") from error
-    if check and digest != digest_of(document):
+    if not as_written:
         raise _damaged(place, "its manifest is not as it was written")
     _require_sound(manifest, place)
     return manifest

@@ -60,14 +60,14 @@ _KEY_HINT = (
 @contextlib.contextmanager
 def private_place() -> Iterator[Path]:
     """A folder for what openssl reads and writes, never a key; one that a killed process left is swept."""
-    with contextlib.ExitStack() as stack:
-        try:
-            folder = stack.enter_context(private_folder(Path(tempfile.gettempdir())))
-        except OSError as error:
-            raise SigningError(
-                f"there is no folder to sign or verify in: {error}", hint="mount a volume at /tmp"
-            ) from error
-        yield folder
+    try:
+        with private_folder(Path(tempfile.gettempdir())) as folder:
+            yield folder
+    except OSError as error:
+        raise SigningError(
+            f"there is no folder to sign or verify in: {error}",
+            hint="mount a volume at /tmp, with space left",
+        ) from error
 
 
 def _key(signer: Signer, commands: Commands) -> list[str]:

@@ -77,7 +77,8 @@ class Store:
             if found is not None:
                 yield found
             else:
-                self._index.drop(key)
+                with contextlib.suppress(OSError):  # a read-only store serves as well
+                    self._index.drop(key)
 
     def take(self, key: str) -> Optional[ModuleSet]:
         """The set of a key, every byte checked; a damaged one is dropped, told, and None."""
@@ -94,8 +95,9 @@ class Store:
             found = open_entry(folder)
             if found.foreign is not None:
                 self.vouch(found)
-        except StoreError as error:
-            self._told(key, "a damaged set is dropped from the store", error)
+        except (StoreError, OSError) as error:
+            why = error if isinstance(error, StoreError) else StoreError(f"it cannot be read: {error}")
+            self._told(key, "a damaged set is dropped from the store", why)
             return None
         except SigningError as error:
             self._told(key, "a set that nobody vouches for is dropped from the store", error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Collection, Iterator, Sequence
@@ -24,8 +25,10 @@ from nvdriver_build.sets import ModuleSet, Recipe
 
 LAYOUT = "module_layout"
 """Its CRC differs between nearly any two kernels of different ABI: compared first."""
-_LIMIT = 16 * 1024 * 1024
+_LIMIT = 1024 * 1024
 """Bytes that an entry may have; that of NVIDIA's modules has 30,000."""
+_MOST = 10_000
+"""Entries of a family that are looked at: in a folder that others share, there may be any number."""
 _FIRST = 256
 """Bytes in which the first line ends: a CRC and the name of a symbol."""
 
@@ -47,7 +50,8 @@ class Index:
         """Keys of sets whose every symbol `target` has with that CRC, in no order."""
         there = {_line(name, symbol.crc) for name, symbol in target.symbols.items()}
         with contextlib.suppress(FileNotFoundError):
-            for place in self._family(recipe, target.vermagic, target.config_digest).iterdir():
+            places = self._family(recipe, target.vermagic, target.config_digest).iterdir()
+            for place in itertools.islice(places, _MOST):
                 if place.name != recipe.key and _within(place, there):
                     yield place.name
 

@@ -9,8 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Iterator, Optional, Protocol
 
+from nvdriver_build.errors import SigningError
 from nvdriver_build.kernel import KernelTarget
-from nvdriver_build.sets import ModuleSet, Recipe
+from nvdriver_build.sets import SIGNATURE, ModuleSet, Recipe
+
+
+def required_signature(found: ModuleSet) -> bytes:
+    """The signature of a set's manifest; SigningError where there is none: nobody would take it."""
+    signature = found.signature
+    if signature is None:
+        raise SigningError(
+            f"set {found.key[:12]} is not pushed: it has no {SIGNATURE}",
+            hint="others take signed manifests only: NVDRIVER_SIGN_KEY and NVDRIVER_SIGN_CERT",
+        )
+    return signature
 
 
 class Offer(Protocol):
@@ -38,4 +50,8 @@ class Remote(Protocol):
         """Keys of sets like that of `recipe` but of other kernels, which might fit `target`."""
 
     def push(self, found: ModuleSet) -> bool:
-        """Put a signed set there; False where it is there already."""
+        """Put a signed set there; False where it is there already, just so. SigningError for an unsigned one.
+
+        Whatever is there under its key is replaced: who may write there without a key to sign with must not
+        keep a set from those who take signed ones only.
+        """

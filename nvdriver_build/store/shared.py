@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 from typing import Iterator, Optional
@@ -10,10 +11,11 @@ from typing import Iterator, Optional
 from attrs import field, frozen
 
 from nvdriver_build.errors import ModuleFormatError, StoreError
-from nvdriver_build.files import private_folder, publish_folder, read_plain
+from nvdriver_build.files import exchange, private_folder, publish_folder, read_plain, sync
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.sets import MANIFEST, MANIFEST_LIMIT, SIGNATURE, ModuleSet, Recipe, parse_manifest
 from nvdriver_build.store.index import Index
+from nvdriver_build.store.remote import required_signature
 
 
 @frozen
@@ -32,9 +34,10 @@ class FolderOffer:
             (place / SIGNATURE).write_bytes(self.signature)
         for file in parse_manifest(self.manifest, self.folder).files:
             try:
-                (place / file.file).write_bytes(read_plain(self.folder / file.file, file.size + 1))
+                data = read_plain(self.folder / file.file, file.size + 1)
             except OSError as error:
                 raise _unusable(self.folder / file.file, error) from error
+            (place / file.file).write_bytes(data)
 
 
 @frozen
@@ -69,17 +72,38 @@ class SharedStore:
 
     def push(self, found: ModuleSet) -> bool:
         """See `Remote.push`."""
+        required_signature(found)
+        place = self.root / "sets" / found.key
         try:
-            with private_folder(self.root / "work") as private:
-                (private / "set").mkdir()
-                for path in found.files:
-                    shutil.copyfile(path, private / "set" / path.name)
-                pushed = publish_folder(private / "set", self.root / "sets" / found.key)
+            new = not _is_at(place, found)
+            if new:
+                self._put(found, place)
             with contextlib.suppress(ModuleFormatError):
                 Index(self.root).note(found)
         except OSError as error:
             raise _unusable(self.root, error) from error
-        return pushed
+        return new
+
+    def _put(self, found: ModuleSet, place: Path) -> None:
+        with private_folder(self.root / "work") as private:
+            (private / "set").mkdir()
+            for path in found.files:
+                shutil.copyfile(path, private / "set" / path.name)
+            if not os.path.lexists(place):
+                publish_folder(private / "set", place)
+            else:
+                sync(private / "set")
+                exchange(private / "set", place)
+
+
+def _is_at(place: Path, found: ModuleSet) -> bool:
+    """Whether it is there already, byte by byte."""
+    with contextlib.suppress(OSError):
+        return all(
+            read_plain(place / path.name, path.stat().st_size + 1) == path.read_bytes()
+            for path in found.files
+        )
+    return False
 
 
 def _unusable(place: Path, error: OSError) -> StoreError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
@@ -21,7 +22,7 @@ from nvdriver_build.store import Rules, Store
 
 COMPILER = r"""#!/bin/sh
 # Finds "#include <X>" below each -I, and says what gcc would; fails for a text with 'missing' in it.
-case $1 in -print-prog-name=*) echo {folder}/bin/gcc; exit ;; esac
+case $1 in -print-prog-name=*) echo {folder}/bin/cc1; exit ;; esac
 echo "$*" >> {folder}/calls
 out= deps= noisy= places= last=
 for word do
@@ -55,12 +56,14 @@ HEADERS = {
     "include/linux/release.h": "#include <generated/utsrelease.h>\n",
     "include/generated/utsrelease.h": '#define UTS_RELEASE "6.1"\n',
     AUTOCONF: f"{MADE}#define CONFIG_A 1\n#define CONFIG_B_MODULE 1\n",
+    "include/generated/ticks.h": "#define TICKS (2 * CONFIG_HZ)\n",
     "arch/x86/include/asm/x.h": "",
 }
 SOURCES = {
     "nvidia/a.c": "#include <linux/a.h>\n#include <generated/autoconf.h>\n",
     "nvidia/b.c": "#include <linux/b.h>\n#include <generated/utsrelease.h>\n",
     "nvidia/v.c": "#include <linux/b.h>\nNV_VERSION_STRING\n",
+    "nvidia/t.c": "#include <generated/autoconf.h>\n#include <generated/ticks.h>\nTICKS\n",
     "nvidia/r.c": "#include <generated/utsrelease.h>\nUTS_RELEASE\n",
 }
 TESTS = {
@@ -81,8 +84,9 @@ class Builds:
         self.sources, self.version = dict(SOURCES), "535.1"
         self.flags: List[str] = ["-O2", "-g"]
         self.count = 0
-        write_tree(folder / "bin", {"gcc": COMPILER.replace("{folder}", str(folder))})
-        (folder / "bin/gcc").chmod(0o755)
+        write_tree(folder / "bin", {"gcc": COMPILER.replace("{folder}", str(folder)), "cc1": ""})
+        for program in ("gcc", "cc1"):
+            (folder / "bin" / program).chmod(0o755)
 
     def opened(self) -> Tuple[Answers, Path]:
         """The answers of a new build, in a place of its own, and its tree."""
@@ -96,7 +100,7 @@ class Builds:
         identity = compiler_identity(compiler, commands)
         inputs = Inputs(Places(tree, self.headers, self.headers), self.version, identity, tuple(self.sources))
         places = Places(tree, self.headers, self.headers)
-        return Answers(self.kept / f"{self.count:064}", work / "answers", places, inputs), tree
+        return Answers(self.kept / f"{self.count:064}", work / "answers", places, inputs, commands), tree
 
     def run(self, *, objects: bool = True) -> Tuple[Told, List[str]]:
         """A build: what it was told, and what it had to ask the compiler for."""
@@ -204,8 +208,11 @@ def bump(builds: Builds) -> None:
     builds.version = "535.2"
 
 
-def other_compiler(builds: Builds) -> None:
-    os.utime(builds.folder / "bin/gcc", (1, 1))
+def other(program: str) -> Callable[[Builds], None]:
+    def act(builds: Builds) -> None:
+        os.utime(builds.folder / "bin" / program, (1, 1))
+
+    return act
 
 
 def flag(*flags: str) -> Callable[[Builds], None]:
@@ -222,13 +229,13 @@ CHANGES = {
     ),
     "a header that nothing reads": (write("include/linux/release.h", "other\n"), set()),
     "an option that is mentioned": (
-        write(AUTOCONF, "#define CONFIG_B_MODULE 1\n"),
+        write(AUTOCONF, f"{MADE}#define CONFIG_B_MODULE 1\n"),
         {"nvidia/a.c", "has_a", "probe"},
     ),
     "an option that is not": (write(AUTOCONF, f"{MADE}#define CONFIG_A 1\n#define CONFIG_C 1\n"), set()),
     "options that are more than definitions": (
         write(AUTOCONF, "#define CONFIG_A 1\nint x;\n"),
-        {"nvidia/a.c"},
+        {"nvidia/a.c", "nvidia/t.c"},
     ),
     "the release": (write("include/generated/utsrelease.h", '#define UTS_RELEASE "6.2"\n'), {"nvidia/r.c"}),
     "a header that was sought": (write("include/linux/c.h", "int c;\n"), {"has_c"}),
@@ -239,7 +246,12 @@ CHANGES = {
     "a header of a new name": (write("include/linux/d.h", "int d;\n"), set()),
     "a source": (source("nvidia/b.c", "#include <linux/a.h>\n"), {"nvidia/b.c"}),
     "the driver's version": (bump, {"nvidia/v.c"}),
-    "the compiler": (other_compiler, EVERYTHING),
+    "the compiler": (other("cc1"), EVERYTHING),
+    "what starts the compiler": (other("gcc"), EVERYTHING),
+    "an option that another definition is made of": (
+        write(AUTOCONF, f"{MADE}#define CONFIG_A 1\n#define CONFIG_B_MODULE 1\n#define CONFIG_HZ 1000\n"),
+        {"nvidia/t.c"},
+    ),
     "a flag": (flag("-O3", "-g"), EVERYTHING),
     "debug information": (flag("-O2", "-g", "-g0"), set(SOURCES)),
 }
@@ -257,6 +269,42 @@ def test_what_a_change_asks_for_anew(builds: Builds, name: str) -> None:
     for file in kept_files(builds.kept):
         file.unlink()
     assert builds.run() == (told, sorted(EVERYTHING))
+
+
+FIRST = {"include/first.h": "#include <generated/autoconf.h>\n"}
+"""Read by -include, as the kernel's flags have it."""
+
+
+@pytest.mark.parametrize("objects", [True, False])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {AUTOCONF: "#define CONFIG_B 1\n"},
+        {AUTOCONF: "int other;\n"},
+        {"include/first.h": "#include <generated/autoconf.h>\n#undef CONFIG_A\n"},
+    ],
+    ids=["an option", "more than options", "a header"],
+)
+def test_what_the_flags_include(tmp_path: Path, changed: Dict[str, str], objects: bool) -> None:
+    """What a real compiler reads first, by its flags, counts for its answers as all else that it reads."""
+    builds = Builds(tmp_path)
+    (tmp_path / "bin/gcc").unlink()
+    (tmp_path / "bin/gcc").symlink_to(shutil.which("gcc") or "gcc")
+    write_tree(builds.headers, FIRST)
+
+    def told() -> Tuple[int, int]:
+        answers, tree = builds.opened()
+        cc = answers.take("gcc", objects=objects)
+        flags = [*builds._flags(tree), "-include", f"{builds.headers}/include/first.h"]
+        (tree / "conftest1.c").write_text("#ifndef CONFIG_A\n#error none\n#endif\n")
+        code = builds._call(cc, tree, [*flags, "-c", "conftest1.c"]).returncode
+        answers.keep()
+        hits = tree.parent / "answers/notes/hits"
+        return code, len(hits.read_text().split()) if hits.exists() else 0
+
+    assert [told(), told()] == [(0, 0), (0, 1)]
+    write_tree(builds.headers, changed)
+    assert [told(), told()] == [(1, 0), (1, 1)]
 
 
 def test_objects_with_debug_information(builds: Builds) -> None:

@@ -45,7 +45,11 @@ def test_no_secret_is_in_it(tmp_path: Path) -> None:
         {"nvidia.conf": "NVreg_EnableMSI=1\n", "token": SECRET, ".secret.conf.bak": SECRET},
     )
     files = bundle(
-        tmp_path, NVDRIVER_PARAMETERS=str(tmp_path / "drivers"), NGC_API_KEY=SECRET, REGISTRY_PASSWORD=SECRET
+        tmp_path,
+        NVDRIVER_PARAMETERS=str(tmp_path / "drivers"),
+        NVDRIVER_REGISTRY=f"me:{SECRET}@h.example.com/r",
+        NGC_API_KEY=SECRET,
+        REGISTRY_PASSWORD=SECRET,
     )
     assert files[f"files{tmp_path}/drivers/nvidia.conf"] == b"NVreg_EnableMSI=1\n"
     assert [name for name, data in files.items() if SECRET.encode() in data] == []

@@ -161,6 +161,24 @@ def test_a_bad_value_is_told(name: str, text: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("NVDRIVER_SIGN_KEY", "-----BEGIN PRIVATE KEY-----\nhunter2"),
+        ("NVDRIVER_SIGN_KEY", "PKCS11:token=t?pin-value=hunter2"),
+        ("NVDRIVER_SIGN_KEY", "/pkcs11:token=t?pin-value=hunter2"),
+        ("NVDRIVER_SIGN_PIN_FILE", "hunter2"),
+        ("NVDRIVER_REGISTRY_AUTH", '{"auths": {"h": {"password": "hunter2"}}}'),
+    ],
+)
+def test_a_secret_in_place_of_its_file_is_not_told(name: str, text: str) -> None:
+    """Whoever gives the key, the PIN or the login itself is told the setting, and the log has no secret."""
+    with pytest.raises(UsageError, match=name) as caught:
+        read_config({**ROOT, name: text})
+    assert "hunter2" not in f"{caught.value} {caught.value.hint}"
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
     ("name", "hint"),
     [
         ("NVDRIVER_STROE", "did you mean NVDRIVER_STORE?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -13,12 +14,14 @@ from clusters import NEXT, Cluster
 from keys import Identity
 from structlog.testing import capture_logs
 
-from nvdriver_build.errors import HeadersError, StoreError
+from nvdriver_build.config import read_config
+from nvdriver_build.errors import HeadersError, SigningError, StoreError
+from nvdriver_build.node.stores import trust
 from nvdriver_build.obtain import Outside, Wish, modules_to_build
 from nvdriver_build.sets import FOREIGN, MANIFEST, SIGNATURE
 from nvdriver_build.signing import KernelTrust, Trust, sign_manifest
 from nvdriver_build.source import open_source
-from nvdriver_build.store import Store
+from nvdriver_build.store import SharedStore, Store
 
 
 @pytest.fixture
@@ -200,3 +203,71 @@ def test_a_recipe_for_signed_modules_is_another_family(cluster: Cluster) -> None
     recipe = cluster.built.manifest.recipe
     assert evolve(recipe, certificate="0" * 64).family != recipe.family
     assert evolve(recipe, kernel_release="other").family == recipe.family
+
+
+def test_what_others_built_is_not_signed_here(cluster: Cluster) -> None:
+    """Or it would be ours, wherever it is pushed, long after those who built it are trusted no more."""
+    assert cluster.node("node").set.foreign
+    with capture_logs() as logs:
+        signed = cluster.signed_node("node")
+    assert (signed.origin, cluster.toolchain.make_calls()) == ("built", 2)
+    assert any("has to be built here" in str(log.get("reason")) for log in logs)
+
+
+def test_an_index_without_end_is_not_followed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the sets that others name, some are looked at, for some time; then the node helps itself."""
+    (entry,) = (cluster.shared.root / "index").glob("*/*")
+    for number in range(200):
+        shutil.copyfile(entry, entry.with_name(f"{number:064x}"))
+    asked = []
+    monkeypatch.setattr(SharedStore, "offer", lambda self, key: asked.append(key))
+    target = cluster.target(NEXT, more=7)
+    assert reasons(cluster, target=target) == ""
+    assert len(asked) == 1 + 64
+    asked.clear()
+    monkeypatch.setattr("nvdriver_build.obtain.outside._SEARCH", 0.0)
+    assert "slowly: no more is asked for" in reasons(cluster, "other", target=target)
+    assert len(asked) == 2
+    asked.clear()
+    monkeypatch.setattr("nvdriver_build.store.index._MOST", 0)
+    assert reasons(cluster, "third", target=target) == ""
+    assert len(asked) == 1
+
+
+def test_where_only_a_certificate_to_sign_with_is_given_it_alone_is_trusted(
+    tmp_path: Path, ours: Identity, theirs: Identity
+) -> None:
+    """Not what stands behind it in its file: the CA of a chain may have signed for many others."""
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(ours.certificate.pem + theirs.certificate.pem)
+    config = read_config({"NVDRIVER_SIGN_CERT": str(chain)}, tmp_path)
+    assert trust(config).certificates == (ours.certificate,)
+    assert len(trust(evolve(config, trust=chain)).certificates) == 2
+
+
+@pytest.mark.parametrize("name", [FOREIGN, SIGNATURE])
+def test_a_set_of_others_that_cannot_be_read_is_dropped(name: str, cluster: Cluster) -> None:
+    """Whether it is a disk that fails or a file of another type: told, and the node goes on."""
+    path = cluster.node("node").set.folder / name
+    path.unlink()
+    path.mkdir()
+    assert cluster.node("node").origin == "registry"
+
+
+def test_no_space_to_verify_in_is_told(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A full /tmp: nothing of others is taken, and the node builds."""
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "nvdriver_build.signing.cms.Path", type("Full", (type(tmp_path),), {"write_bytes": full})
+        )
+        patch.setattr("tempfile.tempdir", str(tmp_path))
+        with pytest.raises(SigningError, match=r"no folder to sign or verify in: .*No space left"):
+            Trust((cluster.identity.certificate,)).require(
+                b"x", (cluster.built.folder / SIGNATURE).read_bytes(), "it", cluster.commands
+            )

@@ -441,6 +441,29 @@ def test_credentials_go_to_nobody_else(
         assert not [headers for _, _, headers in elsewhere.seen if "authorization" in headers]
 
 
+def test_where_content_is_kept_elsewhere_nobody_there_names_a_token_server(
+    hostile: Hostile, made: ModuleSet, tmp_path: Path
+) -> None:
+    """Who keeps content for a registry is not the registry: what it asks for, we do not tell."""
+    from oci_registry import write_auth
+
+    auth = write_auth(tmp_path / "auth.json", hostile.host)
+    with hostile_registry() as elsewhere:
+
+        def ask(handler: Handler) -> bool:
+            handler.reply(401, b"", Www_Authenticate=f'Bearer realm="http://{elsewhere.host}/token"')
+            return True
+
+        def send(handler: Handler) -> bool:
+            handler.reply(307, b"", Location=f"http://{elsewhere.host}{handler.path}")
+            return True
+
+        elsewhere.hook, hostile.hook = ask, send
+        with pytest.raises(StoreError, match="which asks who we are"):
+            hostile.open(auth=auth).offer(made.key)
+        assert not [headers for _, _, headers in elsewhere.seen if "authorization" in headers]
+
+
 @pytest.mark.parametrize(
     "target",
     ["http://192.0.2.1/x", "ftp://127.0.0.1/x", "file:///etc/passwd", "//[", "http://[::1", "gopher://x"],
@@ -456,6 +479,25 @@ def test_where_nobody_is_sent(
 
     hostile.hook = answer
     refused(hostile, made, tmp_path / "taken")
+
+
+def test_a_push_that_takes_for_ever(hostile: Hostile, made: ModuleSet) -> None:
+    """Each answer comes in time, and nothing comes of it: given up, since the node waits to load its set."""
+
+    def answer(handler: Handler) -> bool:
+        handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        time.sleep(0.4)
+        statuses = {"POST": 202, "PUT": 404 if "manifests" in handler.path else 201}
+        where = f"http://{hostile.host}/upload"
+        handler.reply(statuses.get(handler.command, 404), b"", Location=where)
+        return True
+
+    hostile.hook = answer
+    started = time.monotonic()
+    with pytest.raises(StoreError, match="is slow: set-") as caught:
+        hostile.open().push(made)
+    assert time.monotonic() - started < SECONDS
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("where", ["", "http://192.0.2.1/upload", "file:///x", "//["])

@@ -15,8 +15,9 @@ import pytest
 from hostile_registry import Handler, Hostile, hostile_registry
 from oci_registry import OciRegistry, oci_registry
 
+from nvdriver_build.commands import SystemCommands
 from nvdriver_build.errors import StoreError, UsageError
-from nvdriver_build.registry import Proxies, parse_place
+from nvdriver_build.registry import Proxies, open_registry, parse_place
 from nvdriver_build.registry.login import Login, read_login
 
 PLACE = parse_place("registry.example.com:5000/team/drivers")
@@ -348,3 +349,23 @@ def test_a_proxy_that_is_gone(registry: OciRegistry, monkeypatch: pytest.MonkeyP
     with pytest.raises(StoreError) as caught:
         registry.open(proxies=Proxies("http://me:hunter2@127.0.0.1:1")).offer("0" * 64)
     assert "hunter2" not in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("rest", ["h:99999", "h:8a", "h:80:80"])
+def test_a_proxy_whose_address_is_none(rest: str) -> None:
+    """It is told, and the login in it is not."""
+    registry = open_registry(
+        "h.example.com/r", SystemCommands(), proxies=Proxies(f"http://me:hunter2@{rest}")
+    )
+    with pytest.raises(StoreError, match="HTTPS_PROXY is no address of a proxy") as caught:
+        registry.offer("0" * 64)
+    assert "hunter2" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("login", ["me:hunter2", "me:hunter2/x"])
+@pytest.mark.parametrize("scheme", ["https://", "http://", ""])
+def test_a_login_in_the_address(scheme: str, login: str) -> None:
+    """It is refused, since everybody sees addresses, and is not told."""
+    with pytest.raises(UsageError, match=r"@h[.]example[.]com/r") as caught:
+        parse_place(f"{scheme}{login}@h.example.com/r")
+    assert "hunter2" not in f"{caught.value} {caught.value.hint}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator
 
@@ -21,6 +22,7 @@ from nvdriver_build.sets import (
     describe,
     explain_miss,
     open_set,
+    parse_manifest,
     write_manifest,
 )
 
@@ -195,6 +197,18 @@ def test_what_is_no_manifest_is_damage(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(StoreError, match="is damaged: its manifest"):
         open_set(tmp_path)
+
+
+def test_a_manifest_is_damage_at_any_depth(tmp_path: Path) -> None:
+    """What is nested so deep that JSON can be read, and not be written again, is damage like any other."""
+    write_set(tmp_path, recipe(**ONE), size=100)
+    document = json.loads((tmp_path / MANIFEST).read_text())
+    document["files"][0]["facts"] = {"deep": "HERE"}
+    before, after = json.dumps(document).encode().split(b'"HERE"')
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 150, limit + 20):
+        with pytest.raises(StoreError, match="is damaged: its manifest"):
+            parse_manifest(before + b"[" * depth + b"]" * depth + after, "a test")
 
 
 def _rewrite(change: Callable[[Dict[str, Any]], None], folder: Path) -> None:

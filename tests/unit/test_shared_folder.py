@@ -1,0 +1,40 @@
+"""A folder that nodes share: what is pushed into it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from clusters import Cluster
+from keys import make_identity
+
+from nvdriver_build.errors import SigningError
+from nvdriver_build.sets import MANIFEST, SIGNATURE
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path, make_identity(tmp_path / "keys", "Build key"))
+
+
+def test_an_unsigned_set_is_not_pushed(cluster: Cluster) -> None:
+    """Nobody would take it, and it would stand where a signed one belongs."""
+    (cluster.built.folder / SIGNATURE).unlink()
+    shutil.rmtree(cluster.offered)
+    with pytest.raises(SigningError, match=r"is not pushed: it has no manifest\.p7s"):
+        cluster.shared.push(cluster.built)
+    assert not cluster.offered.exists()
+
+
+@pytest.mark.parametrize("name", [MANIFEST, SIGNATURE, "nvidia.ko"])
+def test_a_push_replaces_what_somebody_put_there(name: str, cluster: Cluster) -> None:
+    """Who may write there without a key must not keep a set from those who take signed ones only."""
+    (cluster.offered / name).write_bytes(b"rubbish")
+    assert cluster.shared.push(cluster.built)
+    assert cluster.node("node").origin == "registry"
+    shutil.rmtree(cluster.offered)
+    cluster.offered.symlink_to(cluster.root)
+    assert cluster.shared.push(cluster.built)
+    assert not cluster.shared.push(cluster.built)
+    assert not cluster.offered.is_symlink()
