@@ -37,6 +37,12 @@ while [ $# -gt 0 ]; do
 done
 [ -z "$to" ] || cp "$from" "$to"
 """
+_GCC = f"""\
+case "$1" in
+-print-prog-name=*) echo /bin/sh ;;
+*) echo '{RHEL_COMPILER}' ;;
+esac
+"""
 
 
 def driver_tree(kind: str = "open", version: str = VERSION) -> Mapping[str, str]:
@@ -92,7 +98,9 @@ class FakeToolchain:
         rig.modules()
         rig.program("make", _MAKE.format(calls=root / "make-calls", modules=root / "modules"))
         rig.program("strip", _STRIP)
-        rig.program("gcc", f"echo '{RHEL_COMPILER}'")
+        rig.program(
+            "gcc", f"case $1 in -print-prog-name=*) echo /bin/sh ;; *) echo '{RHEL_COMPILER}' ;; esac"
+        )
         return rig
 
     @contextlib.contextmanager

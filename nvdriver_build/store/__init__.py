@@ -188,8 +188,8 @@ class Store:
 
     def prune(self, keep: Collection[str], rules: Rules) -> tuple[str, ...]:
         """Drop the sets that `rules` tell to go, never a key of `keep`, nor one that is used meanwhile."""
-        sweep(self.root / "work")
         with self._translated():
+            sweep(self.root / "work")
             forget(self.root / "kept", time.time() - rules.unused)
         gone = unwanted(self.entries(), keep, rules, time.time())
         return tuple(entry.key for entry in gone if self._drop(entry.key, entry.used))
