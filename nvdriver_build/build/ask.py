@@ -127,7 +127,8 @@ class Places:
     def rules(self, *, test: bool) -> Sequence[Rule]:
         """What is replaced in a call before its digest is taken."""
         paths = [(re.sub(r"[.+]", r"[\g<0>]", path), word) for path, word in self.names]
-        return (*paths, *_EVERYWHERE, *(_TEST_ONLY if test else ()))
+        whole = ((path + end, word + end.strip("$")) for path, word in paths for end in ("/", "$"))
+        return (*whole, *_EVERYWHERE, *(_TEST_ONLY if test else ()))
 
 
 def key_of(call: bytes, rules: Sequence[Rule]) -> str:

@@ -112,7 +112,7 @@ class Answers:
 
     def _with_paths(self, text: str) -> str:
         for path, word in self._places.names:
-            text = text.replace(word, path)
+            text = text.replace(f"{word}/", f"{path}/")
         return text
 
     @property
@@ -187,7 +187,7 @@ class Answers:
 
     def _without_paths(self, text: str) -> str:
         for path, word in self._places.names:
-            text = text.replace(path, word)
+            text = text.replace(f"{path}/", f"{word}/")
         return text
 
     def _write(self, answers: Mapping[str, _Answer]) -> None:

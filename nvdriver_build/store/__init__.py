@@ -116,9 +116,13 @@ class Store:
             self._index.note(found)
 
     def add(self, private: Path, key: str) -> ModuleSet:
-        """Publish the filled folder `private` (of `workspace`); a set that is there already stays."""
+        """Publish the filled folder `private` (of `workspace`); a good set that is there already stays."""
         with self._translated(f"cannot take set {key[:12]}"):
-            publish_folder(private, self._folder(key))
+            if not publish_folder(private, self._folder(key)):
+                there = self.take(key)
+                if there is not None:
+                    return there
+                publish_folder(private, self._folder(key))
         found = open_entry(self._folder(key))
         self._note(found)
         return found

@@ -190,6 +190,18 @@ def test_headers_at_another_place(builds: Builds) -> None:
     assert builds.run() == (told, [])
 
 
+def test_a_folder_whose_name_goes_on(builds: Builds) -> None:
+    """What lies beside the headers, in a folder whose name starts alike, is another one."""
+    told = []
+    for name in ("one", "two"):
+        builds.headers = builds.headers.rename(builds.folder / name)
+        write_tree(builds.folder / f"{name}-extra", {"extra.h": f"int {name};\n"})
+        builds.flags = ["-O2", f"-I{builds.folder}/{name}-extra"]
+        builds.sources["nvidia/e.c"] = "#include <extra.h>\n"
+        told.append(str(builds.run()[0]["nvidia/e.c"]))
+    assert ["int one" in told[0], "int two" in told[1]] == [True, True]
+
+
 def write(path: str, text: str) -> Callable[[Builds], None]:
     def act(builds: Builds) -> None:
         write_tree(builds.headers, {path: text})

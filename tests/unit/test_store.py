@@ -15,7 +15,7 @@ from module_sets import put, recipe, write_set
 from structlog.testing import capture_logs
 
 from nvdriver_build.errors import Stopped, StoreError, UsageError
-from nvdriver_build.sets import MANIFEST, ModuleSet
+from nvdriver_build.sets import FOREIGN, MANIFEST, ModuleSet
 from nvdriver_build.store import Rules, Store
 
 
@@ -39,6 +39,20 @@ def test_what_is_put_in_is_found(store: Store) -> None:
     assert store.find(recipe()) == made
     assert made.folder == store.root / "sets" / recipe().key
     assert store.find(recipe(kind="proprietary")) is None
+    assert leftovers(store) == []
+
+
+@pytest.mark.parametrize("there", ["foreign", "damaged", "good"])
+def test_what_is_there_already_stays_if_it_is_good(there: str, store: Store) -> None:
+    """Where nobody vouches for it, or it is damaged, it is dropped for the set that is put in."""
+    old = put(store, recipe(), size=3000)
+    if there == "foreign":
+        (old.folder / FOREIGN).write_text("registry\n")
+    elif there == "damaged":
+        old.paths[0].write_bytes(b"")
+    made = put(store, recipe(), size=2000)
+    assert (made.foreign, made.manifest == old.manifest) == (None, there == "good")
+    assert store.find(recipe()) == made
     assert leftovers(store) == []
 
 
