@@ -29,7 +29,7 @@ exit $code
 """
 NO_OBJECTS = """#!/bin/sh
 # the compiler, but for objects of the driver
-case "$*" in *" -Wp,-MMD,"*) exit 1 ;; esac
+case "$*" in *-Wp,-MMD,*) exit 1 ;; esac
 exec gcc-12 "$@"
 """
 Files = Dict[str, bytes]
