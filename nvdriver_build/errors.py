@@ -10,6 +10,7 @@ NvdriverError                 1   a bug, if nothing more precise was raised
 ├── FitError                  13  modules do not fit the kernel
 │   └── ModuleFormatError     13  a file is not a kernel module that can be trusted
 ├── SigningError              14  signature missing or not accepted
+│   └── CannotVerify          14  nothing is known of a signature: it could not be looked at
 ├── LoadError                 15  the kernel did not take the modules
 ├── InUseError                16  the driver is in use
 ├── StoreError                17  store or registry
@@ -100,6 +101,10 @@ class SigningError(NvdriverError):
     """A signature is missing, or the kernel would not accept it."""
 
     exit_code = 14
+
+
+class CannotVerify(SigningError):
+    """A signature could not be looked at: no program for it, no space, no time."""
 
 
 class LoadError(NvdriverError):

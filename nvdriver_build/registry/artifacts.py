@@ -29,7 +29,7 @@ EMPTY_TYPE, EMPTY = "application/vnd.oci.empty.v1+json", b"{}"
 """OCI Image Specification 1.1, 'Guidance for an Empty Descriptor'."""
 MOST_DOCUMENT = 1024 * 1024
 """Bytes of an image manifest or a note; registries take 4 MiB at most."""
-MOST_MANIFEST = 16 * 1024 * 1024
+MOST_MANIFEST = 4 * 1024 * 1024
 """Bytes of a manifest.json; NVIDIA's five modules have 0.3 MiB."""
 MOST_SIGNATURE = 256 * 1024
 _MOST_LAYERS = 64

@@ -51,20 +51,32 @@ def own_tag(manifest: Manifest) -> Optional[str]:
 
 def read(content: Content, tag: str) -> tuple[str, ...]:
     """The keys that stand there."""
+    try:
+        return _keys(content, tag)
+    except ValueError as error:
+        raise content.session.lying(f"{tag} is no note of what fits: {error}") from error
+
+
+def _sound(content: Content, tag: str) -> tuple[str, ...]:
+    """The same; none of what is no such note."""
+    try:
+        return _keys(content, tag)
+    except ValueError:
+        return ()
+
+
+def _keys(content: Content, tag: str) -> tuple[str, ...]:
     document = content.document(tag)
     if document is None:
         return ()
-    try:
-        keys = parse_note(document, _FIT).get(_KEYS, "").split(",")
-    except ValueError as error:
-        raise content.session.lying(f"{tag} is no note of what fits: {error}") from error
+    keys = parse_note(document, _FIT).get(_KEYS, "").split(",")
     return tuple(key for key in dict.fromkeys(keys[:_MOST]) if _KEY.fullmatch(key))
 
 
 def add(content: Content, tag: str, key: str) -> None:
-    """Have a key there; StoreError where others keep on writing over it."""
+    """Have a key there, in place of what is no such note; StoreError where others keep on writing over it."""
     for turn in range(_TRIES):
-        keys = read(content, tag)
+        keys = _sound(content, tag)
         if key in keys:
             return
         content.publish(tag, note(_FIT, {_KEYS: ",".join((key, *keys)[:_MOST])}), NOTHING, known=True)

@@ -15,7 +15,7 @@ from typing import Any, Iterator, Optional, Sequence
 from attrs import frozen
 
 from nvdriver_build.commands import CommandError, Commands
-from nvdriver_build.errors import SigningError
+from nvdriver_build.errors import CannotVerify, SigningError
 from nvdriver_build.files import private_folder
 from nvdriver_build.signing.certificates import Certificate
 from nvdriver_build.signing.keys import TOKEN, token_words
@@ -64,7 +64,7 @@ def private_place() -> Iterator[Path]:
         with private_folder(Path(tempfile.gettempdir())) as folder:
             yield folder
     except OSError as error:
-        raise SigningError(
+        raise CannotVerify(
             f"there is no folder to sign or verify in: {error}",
             hint="mount a volume at /tmp, with space left",
         ) from error
@@ -155,7 +155,7 @@ def _openssl(argv: list[str], commands: Commands, what: str, hint: Optional[str]
     try:
         finished = commands.run(argv, timeout=_TIMEOUT)
     except CommandError as error:
-        raise SigningError(f"{what}: {error}", hint=error.hint) from error
+        raise CannotVerify(f"{what}: {error}", hint=error.hint) from error
     if not finished.ok:
         raise SigningError(f"{what}: {_reason(finished.stderr)}", hint=hint)
 

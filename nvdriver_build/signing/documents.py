@@ -11,7 +11,7 @@ from typing import Optional
 from attrs import frozen
 
 from nvdriver_build.commands import Commands
-from nvdriver_build.errors import SigningError
+from nvdriver_build.errors import CannotVerify, SigningError
 from nvdriver_build.signing.certificates import Certificate
 from nvdriver_build.signing.cms import Signer, private_place, sign, verify
 
@@ -38,6 +38,8 @@ class Trust:
             )
         try:
             verify(manifest, signature, self.certificates, commands, attributes=True)
+        except CannotVerify as error:
+            raise CannotVerify(f"{where} is not taken: {error.message}", hint=error.hint) from error
         except SigningError as error:
             raise SigningError(
                 f"{where} is not taken, its manifest's signature is refused: {error.message}",

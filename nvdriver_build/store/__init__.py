@@ -27,7 +27,14 @@ import structlog
 from attrs import frozen
 
 from nvdriver_build.build.kept import forget
-from nvdriver_build.errors import ModuleFormatError, NvdriverError, SigningError, StoreError, UsageError
+from nvdriver_build.errors import (
+    CannotVerify,
+    ModuleFormatError,
+    NvdriverError,
+    SigningError,
+    StoreError,
+    UsageError,
+)
 from nvdriver_build.files import FULL, LockedError, lock, private_folder, publish_folder, sweep
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.sets import MANIFEST, ModuleSet, Recipe, explain_miss
@@ -99,6 +106,9 @@ class Store:
             why = error if isinstance(error, StoreError) else StoreError(f"it cannot be read: {error}")
             self._told(key, "a damaged set is dropped from the store", why)
             return None
+        except CannotVerify as error:  # it may be good: another start may tell
+            _log.warning("a set of others is left alone", key=key[:12], reason=error.message, hint=error.hint)
+            return None
         except SigningError as error:
             self._told(key, "a set that nobody vouches for is dropped from the store", error)
             return None
@@ -122,6 +132,7 @@ class Store:
                 there = self.take(key)
                 if there is not None:
                     return there
+                self.drop(key)  # one that could not be looked at was left alone
                 publish_folder(private, self._folder(key))
         found = open_entry(self._folder(key))
         self._note(found)

@@ -14,10 +14,11 @@ from clusters import NEXT, Cluster
 from keys import Identity
 from structlog.testing import capture_logs
 
+from nvdriver_build.commands import SystemCommands
 from nvdriver_build.config import read_config
 from nvdriver_build.errors import HeadersError, SigningError, StoreError
 from nvdriver_build.node.stores import trust
-from nvdriver_build.obtain import Outside, Wish, modules_to_build
+from nvdriver_build.obtain import Outside, Wish, modules_to_build, vouching
 from nvdriver_build.sets import FOREIGN, MANIFEST, SIGNATURE
 from nvdriver_build.signing import KernelTrust, Trust, sign_manifest
 from nvdriver_build.source import open_source
@@ -109,6 +110,22 @@ def test_a_trust_that_ends_ends_for_what_was_taken_before(cluster: Cluster, thei
     assert "a set that nobody vouches for is dropped from the store" in [log["event"] for log in logs]
     assert cluster.node("node", Trust()).origin == "store"
     assert Store(cluster.root / "node").entries()[0].set is not None
+
+
+def test_where_openssl_is_missing_a_set_is_left_alone(cluster: Cluster) -> None:
+    """Nothing is known of it then: neither used nor dropped, it serves again once it can be looked at."""
+    cluster.node("node")
+    shutil.rmtree(cluster.shared.root)
+    trust = Trust((cluster.identity.certificate,))
+    blind = Store(cluster.root / "node", vouching(trust, SystemCommands("/nowhere")))
+    with capture_logs() as logs:
+        assert blind.find(cluster.built.manifest.recipe) is None
+    assert [log["event"] for log in logs] == ["a set of others is left alone"]
+    assert cluster.node("node").origin == "store"
+    with blind.workspace() as work:
+        shutil.copytree(cluster.built.folder, work / "set")
+        made = blind.add(work / "set", cluster.built.key)
+    assert made.foreign is None
 
 
 def test_a_set_that_says_to_be_foreign_needs_somebody_who_vouches(cluster: Cluster) -> None:

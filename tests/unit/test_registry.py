@@ -158,6 +158,20 @@ def test_candidates_without_listing(registry: Registry, server: OciRegistry, tmp
     assert not [line for line in requests_of(server, "GET") if "tags/list" in line or "_catalog" in line]
 
 
+def test_what_is_no_note_is_written_over(registry: Registry, tmp_path: Path) -> None:
+    """Rubbish in the place of what fits ends nobody's search for good: the next push mends it."""
+    wanted, target = recipe(), kernel(rest="SMP preempt mod_unload modversions ")
+    tag = hints.wanted_tag(wanted, target)
+    assert tag is not None
+    registry.content.publish(tag, note("application/vnd.other", {}), NOTHING)
+    with pytest.raises(StoreError, match="no note of what fits"):
+        list(registry.candidates(wanted, target))
+    other_kernel = recipe(kernel_release="6.1.0-2", symvers_sha256="8" * 64, config_sha256="7" * 64)
+    made = described(write_signed(tmp_path / "made", other_kernel, None), target.config_digest)
+    registry.push(made)
+    assert list(registry.candidates(wanted, target)) == [made.key]
+
+
 def described(made: ModuleSet, config_digest: str) -> ModuleSet:
     """The set as if it had been built with that configuration."""
     manifest = evolve(made.manifest, config_digest=config_digest)
