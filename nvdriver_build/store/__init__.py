@@ -83,7 +83,7 @@ class Store:
             found = self.take(key)
             if found is not None:
                 yield found
-            else:
+            elif not os.path.lexists(self._folder(key)):  # one that was left alone stays in the index
                 with contextlib.suppress(OSError):  # a read-only store serves as well
                     self._index.drop(key)
 

@@ -122,6 +122,10 @@ def test_where_openssl_is_missing_a_set_is_left_alone(cluster: Cluster) -> None:
         assert blind.find(cluster.built.manifest.recipe) is None
     assert [log["event"] for log in logs] == ["a set of others is left alone"]
     assert cluster.node("node").origin == "store"
+    target = cluster.target(NEXT, more=7)
+    wanted = evolve(cluster.built.manifest.recipe, kernel_release=NEXT, symvers_sha256=target.symvers_sha256)
+    assert list(blind.fitting(wanted, target)) == []
+    assert cluster.node("node", target=target).origin == "store"
     with blind.workspace() as work:
         shutil.copytree(cluster.built.folder, work / "set")
         made = blind.add(work / "set", cluster.built.key)
