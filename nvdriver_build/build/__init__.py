@@ -17,7 +17,7 @@ import structlog
 from attrs import frozen
 
 from nvdriver_build.build.ask import Places
-from nvdriver_build.build.fixed import MOFED, is_build_file, once, place_in, redirect, unknown_places
+from nvdriver_build.build.fixed import MOFED, adapt, is_build_file, place_in, unknown_places
 from nvdriver_build.build.jobs import JOB_MEMORY, Capacity, measure
 from nvdriver_build.build.kept import Answers, open_answers
 from nvdriver_build.build.log import Failure, Follower, count_steps, first_failure, tail
@@ -198,7 +198,7 @@ def _link_sources(build: Build, tree: Path, commands: Commands) -> None:
 def _redirected(file: Path, copy: Path, tree: Path) -> bool:
     """Write a copy of a build file that names fixed places, or asks too often, if it does."""
     text = file.read_bytes()
-    moved = once(redirect(text, tree))
+    moved = adapt(text, tree)
     for place in unknown_places(text):
         _log.warning("the driver's build reads a place outside of it", file=str(file), place=place)
     if moved != text:

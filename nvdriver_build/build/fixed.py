@@ -1,4 +1,4 @@
-"""What is changed in NVIDIA's build files: fixed places that they read behind one's back, a costly variable.
+"""What is changed in NVIDIA's build files: fixed places that they read behind one's back, and slow ways.
 
 nvidia-peermem.Kbuild and conftest.sh look for MOFED at /usr/src/ofa_kernel and below /var/lib/dkms, newer
 drivers (595) for Tegra's sources too: what lies there would be in the modules and not in their key. The build
@@ -26,6 +26,15 @@ NV_CONFTEST_CFLAGS = $(eval NV_CONFTEST_CFLAGS := $(NVDRIVER_CONFTEST_CFLAGS))$(
 """
 """As GNU make's manual has it for a variable that is expanded when it is first used, and then no more."""
 
+_OBJECTS = b"$(addprefix $(obj)/,$(NV_OBJECTS_DEPEND_ON_CONFTEST)):"
+_TESTS = b"$(obj)/conftest/compile-tests/%.h: $(NV_CONFTEST_SCRIPT)"
+_NAME = b".PHONY: $(obj)/conftest/%s\n$(obj)/conftest/%s: %s\n\n%s | $(obj)/conftest/%s\n"
+_WAITS = (
+    (_OBJECTS + b" | ", b"$(NV_CONFTEST_HEADERS)", b"ready"),
+    (_TESTS + b" ", b"$(NV_CONFTEST_HEADER)", b"headers-ready"),
+)
+"""The beginning of a rule of NVIDIA's Kbuild file, what it waits for, and a name for that."""
+
 
 def place_in(tree: Path, path: str) -> Path:
     """Where the build folder `tree` has what the driver looks for at the absolute `path`."""
@@ -35,6 +44,11 @@ def place_in(tree: Path, path: str) -> Path:
 def is_build_file(name: str) -> bool:
     """Whether make or the shell read this file of a driver's source."""
     return bool(_BUILD_FILE.search(name))
+
+
+def adapt(text: bytes, tree: Path) -> bytes:
+    """The text of a build file for a build in the folder `tree`; equal where nothing is to be changed."""
+    return wait_by_name(once(redirect(text, tree)))
 
 
 def redirect(text: bytes, tree: Path) -> bytes:
@@ -50,6 +64,20 @@ def once(text: bytes) -> bytes:
     They hold three questions to the compiler (cc-option), which make asks one after the other.
     """
     return text + _ONCE if _ASKS.search(text) else text
+
+
+def wait_by_name(text: bytes) -> bytes:
+    """The text of a Kbuild file whose objects and tests wait for conftest's headers by phony names.
+
+    Kbuild makes every file a secondary one (`.SECONDARY:` in scripts/Kbuild.include). GNU make walks through
+    these anew on each path that leads to them (check_dep in its remake.c): by way of 200 objects, 300 tests
+    and 100 headers that are 15 s of a build. A phony name it walks through once. Nothing is there yet when a
+    build begins, so to wait is all that a prerequisite does.
+    """
+    for rule, awaited, name in _WAITS:
+        named = _NAME % (name, name, awaited, rule.split(b" |")[0].rstrip(), name)
+        text = text.replace(b"\n" + rule + awaited + b"\n", b"\n" + named)
+    return text
 
 
 def unknown_places(text: bytes) -> Iterator[str]:

@@ -102,7 +102,7 @@ class Answers:
             self._lay_out(answers, key, self._known[key], objects)
         os.utime(file)
 
-    def _lay_out(self, answers: Path, key: str, answer: _Answer, objects: bytes) -> None:
+    def _lay_out(self, answers: Path, key: str, answer: _Answer, objects: memoryview) -> None:
         if answer["bytes"] is not None:
             start, size = answer["bytes"]
             answer["bytes"] = objects[start : start + size]
@@ -193,17 +193,21 @@ class Answers:
     def _write(self, answers: Mapping[str, _Answer]) -> None:
         files = sorted({name for answer in answers.values() for name in answer["reads"]})
         number = {name: at for at, name in enumerate(files)}
-        objects, documents = bytearray(), dict[str, _Answer]()
+        objects, size, documents = list[bytes](), 0, dict[str, _Answer]()
         for key, answer in answers.items():
             data: Optional[bytes] = answer["bytes"]
-            place = None if data is None else (len(objects), len(data))
-            objects += data or b""
+            place = None if data is None else (size, len(data))
+            if data is not None:
+                objects.append(data)
+                size += len(data)
             reads = [number[name] for name in answer["reads"]]
             documents[key] = {**answer, "bytes": place, "reads": reads}
         text = json.dumps({"inputs": self._inputs.describe(files), "answers": documents}).encode()
-        body = text + b"\n" + objects
-        digest = hashlib.sha256(body).hexdigest().encode()
-        publish(self._file, digest + b"\n" + body, 0o600, durable=False)
+        body = (text, b"\n", *objects)
+        digest = hashlib.sha256()
+        for part in body:
+            digest.update(part)
+        publish(self._file, b"".join((digest.hexdigest().encode(), b"\n", *body)), 0o600, durable=False)
         for old in kept_files(self._file.parent)[MOST:]:
             old.unlink(missing_ok=True)
 
@@ -240,12 +244,13 @@ def forget(folder: Path, before: float) -> None:
                 file.unlink()
 
 
-def _read(file: Path) -> tuple[dict[str, Any], bytes]:
+def _read(file: Path) -> tuple[dict[str, Any], memoryview]:
     """The document and the objects; ValueError where a byte of either is not as it was written."""
     if not file.is_file() or file.stat().st_size > _LARGEST:
         raise ValueError("it is no file of modest size")
-    digest, _, body = file.read_bytes().partition(b"\n")
-    if digest != hashlib.sha256(body).hexdigest().encode():
+    data = file.read_bytes()
+    start = data.find(b"\n") + 1
+    end = data.find(b"\n", start)
+    if data[: start - 1] != hashlib.sha256(memoryview(data)[start:]).hexdigest().encode():
         raise ValueError("it is not as it was written")
-    text, _, objects = body.partition(b"\n")
-    return json.loads(text), objects
+    return json.loads(data[start:end]), memoryview(data)[end + 1 :]

@@ -13,7 +13,7 @@ from crashes import killed_at_each_step
 from trees import write_tree
 
 from nvdriver_build.build.ask import Places
-from nvdriver_build.build.fixed import once
+from nvdriver_build.build.fixed import once, wait_by_name
 from nvdriver_build.build.inputs import Inputs, compiler_identity
 from nvdriver_build.build.kept import MOST, Answers, kept_files
 from nvdriver_build.commands import SystemCommands
@@ -436,6 +436,40 @@ def test_flags_of_conftest_are_found_once(tmp_path: Path) -> None:
         told[name] = out.stdout, (place / "asked").read_text().count("x")
     assert told == {"plain": ("late 1#2\n" * 2, 2), "once": ("late 1#2\n" * 2, 1)}
     assert once(b"NV_CONFTEST_CFLAGS := x\n") == b"NV_CONFTEST_CFLAGS := x\n"
+
+
+def test_conftest_is_waited_for_by_name(tmp_path: Path) -> None:
+    """The same is made, and make looks at what conftest makes far less often."""
+    headers = " ".join(f"$(obj)/conftest/{number}.h" for number in range(5))
+    tests = [f"$(obj)/conftest/compile-tests/{number}.h" for number in range(40)]
+    lines = [
+        "MAKEFLAGS += -rR",
+        ".SECONDARY:",
+        "obj := .",
+        "NV_CONFTEST_SCRIPT := conftest.sh",
+        "NV_CONFTEST_HEADER := $(obj)/conftest/headers.h",
+        f"NV_CONFTEST_HEADERS := {headers} $(NV_CONFTEST_HEADER)",
+        "NV_OBJECTS_DEPEND_ON_CONFTEST := " + " ".join(f"{number}.o" for number in range(30)),
+        "all: $(addprefix $(obj)/,$(NV_OBJECTS_DEPEND_ON_CONFTEST))",
+        "$(obj)/%.o:\n\t@cat conftest/*.h > $@",
+        "$(obj)/conftest/compile-tests/%.h: $(NV_CONFTEST_SCRIPT) $(NV_CONFTEST_HEADER)",
+        "\t@cat conftest/headers.h > $@; echo $* >> $@",
+        *(f"$(obj)/conftest/{number}.h: {' '.join(tests[number::5])}\n\t@cat $^ > $@" for number in range(5)),
+        "$(NV_CONFTEST_HEADER): conftest.sh\n\t@echo first > $@",
+        "$(addprefix $(obj)/,$(NV_OBJECTS_DEPEND_ON_CONFTEST)): | $(NV_CONFTEST_HEADERS)",
+        "",
+    ]
+    plain = "\n".join(lines).encode()
+    made, looks = [], []
+    for name, text in (("plain", plain), ("named", wait_by_name(plain))):
+        place = write_tree(tmp_path / name, {"Makefile": text, "conftest.sh": ""})
+        (place / "conftest/compile-tests").mkdir(parents=True)
+        argv = ["make", "-j2", "--debug=v", "-C", str(place)]
+        out = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
+        made.append({str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*.[oh]")})
+        looks.append(out.count("Considering target file 'conftest/headers.h'"))
+    assert made[0] == made[1] and len(made[0]) == 30 + 40 + 6
+    assert looks[1] * 5 < looks[0]
 
 
 def test_prune_of_a_store(builds: Builds) -> None:
