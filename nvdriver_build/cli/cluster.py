@@ -26,7 +26,7 @@ from nvdriver_build.fleet.manifests import Driver
 from nvdriver_build.fleet.objects import entries, part
 from nvdriver_build.fleet.plan.values import BLOCKED as STATES
 from nvdriver_build.fleet.reading import to_yaml
-from nvdriver_build.fleet.status import BLOCKED, status_document, status_rows
+from nvdriver_build.fleet.status import BLOCKED, status_document, status_rows, upgrade_lines
 
 _KINDS = {kind.name: kind for kind in (CONFIG_MAP, DAEMONSET, JOB)}
 _EVERY = 2.0
@@ -130,6 +130,9 @@ def print_status(document: Mapping[str, Any]) -> None:
             said = f"{each.get('type')}={each.get('status')} since {each.get('lastTransitionTime')}"
             say(f"{said}: {each.get('message')}")
     _explain(document["reasons"])
+    for line in upgrade_lines(document):
+        say(line)
+    _explain(part(document, "upgrade").get("reasons"))
 
 
 def _explain(reasons: object) -> None:

@@ -20,7 +20,7 @@ from upgrade_sim import Script, run
 
 pytestmark = pytest.mark.once
 UPGRADES = int(os.environ.get("UPGRADES", "5000" if os.environ.get("CI") else "300"))
-PARTS = 4
+PARTS = 5
 """Of the random upgrades, so that several cores can share them."""
 
 
