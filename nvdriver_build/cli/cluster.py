@@ -49,6 +49,8 @@ def apply_round(api: Api, driver: Driver, overrides: Mapping[str, str]) -> Outco
     outcome = apply_once(api, driver, overrides)
     for each in outcome.done:
         say(each.message)
+    for reason in outcome.upgrade.reasons if outcome.upgrade else ():
+        say(f"{reason.message}: {reason.hint}" if reason.hint else reason.message)
     for failed in outcome.failed[1:]:
         say(f"{failed.kind.name} {failed.name}: {failed.error.message}")
     if outcome.failed:

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 and later")
 
 from api_server import ApiServer, Fault, once
-from fleet_rig import Rig, running, wait_for
+from fleet_rig import IMAGE, Rig, running, wait_for
 from upgrade_sim import RELEASES, state_of
 from upgrade_works import PLUGIN
 from upgrade_world import CHANGES, NODES, SPACE
@@ -132,3 +132,13 @@ def test_off(rig: Rig, upgrade_: Dict[str, Any], notes: Optional[Dict[str, str]]
         wait_for(lambda: code in json.dumps(upgrade(rig)))
     assert done(rig, "")
     assert UPGRADE not in json.dumps(rig.do(lambda world: world.store.list(NODES)))
+
+
+def test_apply_replaces_no_driver_that_runs(rig: Rig) -> None:
+    """It is one round, and would leave a node cordoned: it says who does it."""
+    up(rig)
+    settings = rig.folder / "settings.json"
+    settings.write_text(json.dumps({"image": IMAGE, **NEW}))
+    assert "fleet watch" in fleet(rig, "apply", "--settings", str(settings))
+    assert done(rig, "")
+    wait_for(lambda: upgrade(rig)["waiting"] == 3)

@@ -43,6 +43,7 @@ class Rounds:
     applied: Applied = field(factory=Applied)
     guard: Guard = lambda: None
     wall: Callable[[], datetime.datetime] = utc
+    upgrades: bool = True
     _made: dict[DaemonSetWanted, Any] = field(factory=dict)
     _made_with: Mapping[str, str] = field(factory=dict)
 
@@ -70,7 +71,8 @@ class Rounds:
         objects = self.objects(plan)
         acting.act(plan, objects)
         settings = upgrade_settings(self.driver.upgrade)
-        more = Upgrading(self.api, self.view, self.driver.namespace, settings, self.guard, self.wall())
+        space, now = self.driver.namespace, self.wall()
+        more = Upgrading(self.api, self.view, space, settings, self.guard, now, self.upgrades)
         told = more.run(objects)
         done, failed = (*acting.done, *more.done), (*acting.failed, *more.failed)
         return Outcome(plan, done, failed, told, more.again)

@@ -22,7 +22,7 @@ from nvdriver_build.fleet.controller.view import Pod, View
 from nvdriver_build.fleet.controller.view import pod as driver_pod
 from nvdriver_build.fleet.names import DRIVER_NOTE, LABEL, UPGRADE
 from nvdriver_build.fleet.objects import text, texts
-from nvdriver_build.fleet.reasons import some
+from nvdriver_build.fleet.reasons import Reason, some
 from nvdriver_build.fleet.upgrade import (
     FAILED,
     Delete,
@@ -46,6 +46,7 @@ AGAIN = 5.0
 """Seconds until the next look, while a node is being changed: pods of others are not followed."""
 _LOOKS = 3
 """Candidates of the view that may turn out to be none, in one round."""
+_ONE_ROUND = Reason("UpgradeNeedsWatch", "a new driver takes more than this one round", "run 'fleet watch'")
 _log = structlog.get_logger()
 
 
@@ -59,6 +60,8 @@ class Upgrading:
     settings: Settings
     guard: Guard
     now: datetime.datetime
+    steps: bool = True
+    """Whether there will be another round: without one a node would stay cordoned."""
     done: list[Done] = field(factory=list)
     failed: list[Failed] = field(factory=list)
     again: bool = False
@@ -68,6 +71,9 @@ class Upgrading:
         found = self._survey(objects)
         if not found.waiting and not found.marked:
             return None
+        if not self.steps:
+            told = rollout(found, (), self.settings)
+            return evolve(told, reasons=(*told.reasons, _ONE_ROUND)) if told else None
         try:
             marked = self._marked(found)
         except ClusterError as error:

@@ -201,9 +201,11 @@ class Telling:
 def apply_once(
     api: Api, driver: Driver, overrides: Mapping[str, str], wall: Callable[[], datetime.datetime] = utc
 ) -> Outcome:
-    """`fleet apply`: read everything, make one round, report it."""
+    """`fleet apply`: read everything, make one round, report it. It replaces no driver that runs."""
     view = read_view(api, driver.name, driver.namespace)
-    return Telling(api, driver, wall, time.monotonic).round(Rounds(api, view, driver, overrides))
+    return Telling(api, driver, wall, time.monotonic).round(
+        Rounds(api, view, driver, overrides, upgrades=False)
+    )
 
 
 def read_view(api: Api, manager: str, namespace: str) -> View:
