@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws docs/upgrade.svg, an upgrade in the upgrade simulator, and prints what `fleet status` shows meanwhile.
+"""Draws docs/upgrade.svg, an upgrade in the simulator, and prints what `fleet status` shows meanwhile.
 
     .venv/bin/python scripts/timeline.py [FILE]
 
@@ -37,12 +37,13 @@ from upgrade_story import (  # noqa: E402 - found by the path above
     begin_of,
     gap,
     marks,
+    over,
     recorded,
     runs,
     statuses,
 )
 
-WORDS = {READY: "ready", DOWN: "reboots", BUILD: "builds", START: "starts", AGAIN: "ready"}
+WORDS = {READY: "ready", DOWN: "reboots", BUILD: "builds", START: "starts", AGAIN: "ready", "job": "builds"}
 LEGEND = {
     READY: f"driver for {OLD.version} ready",
     DOWN: "drained, down, booting",
@@ -51,7 +52,7 @@ LEGEND = {
     AGAIN: f"driver for {NEW.version} ready",
 }
 BEFORE, AFTER = 3, 5
-"""Ticks that are shown before the tag comes, and after the last thing that happens."""
+"""Ticks that are shown before the tag comes, and after the last node is ready."""
 
 # the picture, in pixels
 WIDTH, LEFT, RIGHT, LANE, BAR, ROW, LETTER = 960, 112, 16, 24, 17, 15, 6.3
@@ -61,7 +62,6 @@ STYLE = (
     ".start{fill:#d9c24a}.build{fill:#e8838f}.job{fill:#7a5195}.m{stroke:#222;stroke-dasharray:3 3}"
     ".g{stroke:#ddd}"
 )
-
 
 
 @define
@@ -93,9 +93,9 @@ class Panel:
     def draw(self) -> Iterator[str]:
         yield _text(16, self.top + 18, self.heading, "h")
         yield from self._axis()
+        yield from self._marks()
         yield from self._node_lanes()
         yield from self._job_lane()
-        yield from self._marks()
 
     def _axis(self) -> Iterator[str]:
         origin = self.begin + BEFORE
@@ -106,7 +106,8 @@ class Panel:
 
     def _node_lanes(self) -> Iterator[str]:
         names = sorted(self.moments[0].nodes)
-        for number, (pool, count) in enumerate((pool, each) for pool in range(len(POOLS)) for each in range(EACH)):
+        for number in range(len(POOLS) * EACH):
+            pool, count = divmod(number, EACH)
             name, label = names[count * len(POOLS) + pool], f"{POOLS[pool]}-{count + 1}"
             found = runs([each.nodes[name] for each in self.moments[self.begin : self.end]], self.begin)
             yield from self._lane(self._lanes + number * LANE + 8 * pool, label, found)
@@ -124,7 +125,7 @@ class Panel:
         for each in shown:
             x, wide = self.x(each.begin), round(self.x(each.end) - self.x(each.begin), 1)
             yield f'<rect class="{each.what}" x="{x}" y="{y}" width="{wide}" height="{BAR}" rx="2"/>'
-            word = {"job": "builds", READY: OLD.version, AGAIN: NEW.version}.get(each.what, WORDS.get(each.what, ""))
+            word = {READY: OLD.version, AGAIN: NEW.version}.get(each.what, WORDS[each.what])
             if wide > len(word) * LETTER + 6:
                 light = each.what in (READY, AGAIN, "job")
                 yield _text(x + wide / 2, y + 12.5, word, "b" if light else "d", "middle")
@@ -132,9 +133,8 @@ class Panel:
 
     def _told(self, label: str, found: Sequence[Run]) -> str:
         origin = self.begin + BEFORE
-        words = {**WORDS, "job": "builds"}
         told = (
-            f"{words[each.what]} from {(each.begin - origin) * TICK_MINUTES:g}"
+            f"{WORDS[each.what]} from {(each.begin - origin) * TICK_MINUTES:g}"
             f" to {(each.end - origin) * TICK_MINUTES:g}"
             for each in found
         )
@@ -156,18 +156,20 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> st
 def picture(with_prebuild: Sequence[Moment], without: Sequence[Moment]) -> str:
     """The whole SVG."""
     begin = begin_of(with_prebuild) - BEFORE
-    end = max(max(marks(each)) for each in (with_prebuild, without)) + AFTER
+    end = max(over(each) for each in (with_prebuild, without)) + AFTER
     lacks = "a node is without its driver for {:g} minutes"
-    first_panel = Panel(with_prebuild, f"With prebuilt modules {lacks.format(gap(with_prebuild))}", begin, end, 8)
+    first_panel = Panel(
+        with_prebuild, f"With prebuilt modules {lacks.format(gap(with_prebuild))}", begin, end, 8
+    )
     second = Panel(
         without, f"Without a registry {lacks.format(gap(without))}", begin, end, first_panel.bottom + 34
     )
-    height = second.bottom + 52
+    height = second.bottom + 58
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}"'
             f' height="{height:g}" role="img" aria-labelledby="t d">',
-            f'<title id="t">An upgrade of {len(POOLS) * EACH} GPU nodes from {OLD.version} to {NEW.version}</title>',
+            f'<title id="t">{len(POOLS) * EACH} GPU nodes go from {OLD.version} to {NEW.version}</title>',
             f'<desc id="d">{escape(described(with_prebuild, without))}</desc>',
             f"<style>{STYLE}</style>",
             f'<rect width="{WIDTH}" height="{height:g}" rx="8" fill="#fff"/>',
@@ -181,6 +183,7 @@ def picture(with_prebuild: Sequence[Moment], without: Sequence[Moment]) -> str:
 
 def described(with_prebuild: Sequence[Moment], without: Sequence[Moment]) -> str:
     """The picture in words."""
+
     def told(moments: Sequence[Moment]) -> str:
         begin = begin_of(moments)
         said = (

@@ -1,4 +1,4 @@
-"""The story of an upgrade: two runs of the upgrade simulator, tick by tick, for docs/upgrade.md and its picture.
+"""The story of an upgrade: runs of the upgrade simulator, tick by tick, for docs/upgrade.md and its picture.
 
 The shipped planner and controller, in a cluster of the simulator. The same code gives the same story.
 """
@@ -132,6 +132,13 @@ def begin_of(moments: Sequence[Moment]) -> int:
     return tick
 
 
+def over(moments: Sequence[Moment]) -> int:
+    """The tick at which all nodes have their new driver."""
+    tick = first(moments, 0, lambda each: set(each.nodes.values()) == {AGAIN})
+    assert tick is not None
+    return tick
+
+
 def gap(moments: Sequence[Moment]) -> float:
     """Minutes for which the node that lacks its driver longest does so."""
     begin = begin_of(moments)
@@ -172,7 +179,7 @@ def statuses(simulation: Recorded) -> Iterator[str]:
     """While the modules are prebuilt, and when half of the nodes are over."""
     moments, begin = simulation.moments, begin_of(simulation.moments)
     building = first(moments, begin, lambda each: each.prebuilding)
-    over = first(moments, begin, lambda each: list(each.nodes.values()).count(AGAIN) * 2 >= len(each.nodes))
-    assert building is not None and over is not None
-    for tick in (building, over):
+    half = first(moments, begin, lambda each: list(each.nodes.values()).count(AGAIN) * 2 >= len(each.nodes))
+    assert building is not None and half is not None
+    for tick in (building, half):
         yield status(simulation, tick)

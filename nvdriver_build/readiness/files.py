@@ -147,7 +147,7 @@ class Readiness:
         return was_ready
 
     def _set_aside(self) -> None:
-        """The operator's validator writes `driver-ready` once in a pod's life, and would not write it again."""
+        """The operator's validator writes `driver-ready` once in its pod's life: it is kept for later."""
         with contextlib.suppress(OSError):  # there is none, or no space for the folder
             if not self.validates:
                 self.validated.parent.mkdir(parents=True, exist_ok=True)

@@ -122,8 +122,8 @@ def test_stale_readiness_of_a_crash_is_withdrawn(files: Readiness) -> None:
 
 @pytest.mark.parametrize("again", ["recovers", "is killed", "ends"])
 def test_what_the_validator_wrote_is_put_back(files: Readiness, again: str) -> None:
-    """The operator's validator writes `driver-ready` once: it is away while the driver is not ready, and back as
-    it was afterwards, whoever drives then; a newer one is left alone.
+    """The operator's validator writes `driver-ready` once: it is away while the driver is not ready, and back
+    as it was afterwards, whoever drives then; a newer one is left alone.
     """
     files.announce(LIVE)
     files.driver_ready.write_text("IS_HOST_DRIVER=false\n")
