@@ -190,6 +190,7 @@ def test_ready_too_late() -> None:
     assert (failed.stage, failed.cordoned) == (FAILED, True)
     assert isinstance(step(now(failed, Pod(driver="new", ready=False))), Wait)
     assert patch(now(failed, Pod(driver="new"))).unschedulable is False
+    assert patch(now(failed, Pod())).state == state(REPLACING)
 
 
 def test_other_settings() -> None:

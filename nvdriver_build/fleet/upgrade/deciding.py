@@ -98,7 +98,7 @@ def decide(node: NodeNow, goal: Goal, settings: Settings, now: datetime.datetime
     if any(goal.met_by(pod) and pod.ready and not pod.ending for pod in node.drivers):
         return _finish(node, state)
     if state.stage == FAILED and state.driver == goal.driver:
-        return Wait(state.why)
+        return _failed(node, state, now)
     hold = goal.hold or (node.node.kept_out and f"it has {node.node.kept_out}")
     if hold:
         return _held(node, state, hold)
@@ -148,6 +148,14 @@ def _replace(node: NodeNow, state: State, goal: Goal, settings: Settings, now: d
     why = f"its new driver was not ready within {settings.ready_seconds} s; its pod: {pods}"
     message = f"{node.node.name} stays cordoned: {why}"
     return Patch("UpgradeFailed", message, evolve(state, stage=FAILED, since=now, why=why))
+
+
+def _failed(node: NodeNow, state: State, now: datetime.datetime) -> Decision:
+    """For a person, or until its driver is ready. An old one that is back would keep it cordoned for ever."""
+    if not state.cordoned or not any(pod.ready and not pod.ending for pod in node.drivers):
+        return Wait(state.why)
+    again = State(REPLACING, state.driver, now)
+    return Patch("UpgradeRetried", f"{node.node.name} has an older driver again", again)
 
 
 def _too_late(node: NodeNow, state: State, now: datetime.datetime) -> Patch:
