@@ -138,24 +138,29 @@ SCENARIOS: Dict[str, Script] = {
         registry=False,
         asked=False,
     ),
-    "a new driver": Script(_THREE, (Step(12, "driver", 1),), works=3, plugin=True),
+    "a new driver": Script(_THREE, (Step(16, "driver", 1),), works=3, plugin=True),
     "a new driver in the midst of an upgrade": Script(
         _THREE, (Step(9, "upgrade", 1), Step(4, "driver", 1)), at_once=2, works=2, most=2
     ),
     "a budget that forbids for ever": Script(
-        _THREE, (Step(12, "budget"), Step(1, "driver", 1), Step(60, "restart")), works=3
+        _THREE, (Step(16, "budget"), Step(1, "driver", 1), Step(60, "restart")), works=3
     ),
     "a driver that does not become ready, and back": Script(
-        _THREE, (Step(9, "driver", 1), Step(20, "driver", 2, 3), Step(60, "driver", 1)), works=2, plugin=True
+        _THREE, (Step(16, "driver", 1), Step(20, "driver", 2, 3), Step(60, "driver", 1)), works=2, plugin=True
     ),
     "killed between its steps": Script(
         _THREE,
-        (Step(9, "driver", 1), *(Step(2, "crash", 0, number) for number in range(8))),
+        (Step(16, "driver", 1), *(Step(2, "crash", 0, number) for number in range(8))),
         works=3,
         plugin=True,
     ),
+    "a person has cordoned a node": Script(
+        _THREE, (Step(16, "cordon", 1), Step(1, "driver", 1), Step(50, "pause")), works=2
+    ),
     "another leads, with an old view": Script(
-        _THREE, (Step(9, "driver", 1), Step(0, "standby"), Step(2, "standby", 0, 3)), works=1
+        _THREE,
+        (Step(16, "driver", 1), Step(0, "standby"), Step(3, "standby", 0, 3), Step(6, "pause")),
+        works=3,
     ),
 }
 """What upgrades are like. A script that shows a bug comes here, under the name of what went wrong."""
