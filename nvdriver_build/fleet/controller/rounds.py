@@ -67,12 +67,11 @@ class Rounds:
     def run(self) -> Outcome:
         """Plan and act. A write that fails is in the outcome; `guard` may raise."""
         plan = self.plan()
-        acting = Acting(self.api, self.view, self.driver.namespace, self.applied, self.guard)
-        objects = self.objects(plan)
-        acting.act(plan, objects)
+        objects, space, now = self.objects(plan), self.driver.namespace, self.wall()
         settings = upgrade_settings(self.driver.upgrade)
-        space, now = self.driver.namespace, self.wall()
         more = Upgrading(self.api, self.view, space, settings, self.guard, now, self.upgrades)
+        acting = Acting(self.api, self.view, space, self.applied, self.guard, more.failing(objects))
+        acting.act(plan, objects)
         told = more.run(objects)
         done, failed = (*acting.done, *more.done), (*acting.failed, *more.failed)
         return Outcome(plan, done, failed, told, more.again)

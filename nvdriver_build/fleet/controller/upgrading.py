@@ -87,6 +87,12 @@ class Upgrading:
             self._begin(told, found)
         return told
 
+    def failing(self, objects: Iterable[Document]) -> bool:
+        """Whether the driver that is wanted does not become ready on a node that we gave it."""
+        with self.view.lock:
+            marked = any(node.upgrade for node in self.view.nodes.values.values())
+        return marked and bool(self._survey(objects).failing)
+
     def _survey(self, objects: Iterable[Document]) -> Survey:
         with self.view.lock:
             nodes, pods = list(self.view.nodes.values.values()), list(self.view.pods.values.values())

@@ -11,6 +11,7 @@ from nvdriver_build.fleet.facts import Node
 from nvdriver_build.fleet.reasons import Reason, some
 from nvdriver_build.fleet.upgrade.deciding import Goal
 from nvdriver_build.fleet.upgrade.node import DriverPod
+from nvdriver_build.fleet.upgrade.state import FAILED, read_state
 from nvdriver_build.fleet.versions import label_value
 
 _SKIP = "nvidia.com/gpu-driver-upgrade.skip"
@@ -21,13 +22,15 @@ _UPDATING, _DOWN, _CORDONED = "updating", "down", "cordoned"
 class Survey:
     """`goals` are of the nodes that a driver of ours serves. `marked` have our annotation or label; `ready`
     are those that can be begun, in order; `down` those without a driver that is ready. `done` counts those
-    whose driver is ready and as wanted, `waiting` those with an older one that are not marked.
+    whose driver is ready and as wanted, `waiting` those with an older one that are not marked. `failing` are
+    those that stay cordoned, since their new driver does not become ready.
     """
 
     goals: Mapping[str, Goal] = field(factory=dict)
     marked: frozenset[str] = frozenset()
     ready: tuple[str, ...] = ()
     down: frozenset[str] = frozenset()
+    failing: frozenset[str] = frozenset()
     waiting: int = 0
     done: int = 0
     reasons: tuple[Reason, ...] = ()
@@ -40,6 +43,7 @@ def survey(
     whether the API has it.
     """
     goals, marked, ready, down, done = dict[str, Goal](), set[str](), list[str](), set[str](), 0
+    failing = set[str]()
     kept: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
         if node.upgrade is not None:
@@ -48,6 +52,8 @@ def survey(
         if version is None or version not in drivers:
             continue
         goal = goals[node.name] = Goal(version, *drivers[version])
+        if node.upgrade is not None and _fails(node.upgrade, goal):
+            failing.add(node.name)
         up = [pod for pod in pods.get(node.name, ()) if pod.ready and not pod.ending]
         if not up or not node.ready:
             down.add(node.name)
@@ -61,10 +67,16 @@ def survey(
         marked=frozenset(marked),
         ready=tuple(sorted(name for name in ready if goals[name].there)),
         down=frozenset(down),
+        failing=frozenset(failing),
         waiting=len(ready) + sum(map(len, kept.values())),
         done=done,
         reasons=tuple(_reason(why, names) for why, names in sorted(kept.items()) if why != _DOWN),
     )
+
+
+def _fails(note: str, goal: Goal) -> bool:
+    state = read_state(note)
+    return state is not None and state.stage == FAILED and state.cordoned and state.driver == goal.driver
 
 
 def _not_now(node: Node) -> str:
