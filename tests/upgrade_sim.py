@@ -33,6 +33,7 @@ from nvdriver_build.fleet.controller.view import View
 from nvdriver_build.fleet.manifests import Driver
 from nvdriver_build.fleet.names import LABEL
 from nvdriver_build.fleet.plan import Plan
+from nvdriver_build.fleet.reasons import Reason
 
 RELEASES = tuple(Release(number, number % 3) for number in range(1, 6))
 CALM = 3
@@ -77,6 +78,9 @@ class Registry:
 
     def has(self, kernel: str, arch: str) -> Optional[bool]:
         return (kernel, arch) in self.world.registry
+
+    def reasons(self) -> Tuple[Reason, ...]:
+        return ()
 
 
 class WatchedApi(MemoryApi):

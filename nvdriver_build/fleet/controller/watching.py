@@ -28,6 +28,7 @@ from nvdriver_build.fleet.controller.telling import Teller
 from nvdriver_build.fleet.controller.threads import Threads
 from nvdriver_build.fleet.controller.view import View
 from nvdriver_build.fleet.manifests import Driver
+from nvdriver_build.fleet.plan import Sets
 
 _log = structlog.get_logger()
 _TICK = 0.25
@@ -66,6 +67,7 @@ class Watcher:
     pace: Pace = field(factory=Pace)
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], datetime.datetime] = utc
+    sets: Optional[Sets] = None
     view: View = field(init=False)
     election: Election = field(init=False)
     followers: tuple[Follower, ...] = field(init=False)
@@ -92,6 +94,10 @@ class Watcher:
             self._threads.end()
             self.election.release()
 
+    def wake(self) -> None:
+        """Something else than the cluster has changed."""
+        self._changed.set()
+
     def healthy(self) -> tuple[int, bytes]:
         """Of /healthz: whether the loop goes round."""
         silent = self.clock() - self._alive
@@ -103,7 +109,8 @@ class Watcher:
         return (503, f"not read yet: {', '.join(missing)}\n".encode()) if missing else (200, b"ok\n")
 
     def _loop(self) -> None:
-        rounds = Rounds(self.api, self.view, self.driver, self.overrides, guard=self.election.guard)
+        guard = self.election.guard
+        rounds = Rounds(self.api, self.view, self.driver, self.overrides, self.sets, guard=guard)
         telling = Telling(self.api, self.driver, self.wall, self.clock)
         patience, pause = Patience(self.pace.retry), 0.0
         while True:
@@ -199,11 +206,15 @@ class Telling:
 
 
 def apply_once(
-    api: Api, driver: Driver, overrides: Mapping[str, str], wall: Callable[[], datetime.datetime] = utc
+    api: Api,
+    driver: Driver,
+    overrides: Mapping[str, str],
+    sets: Optional[Sets] = None,
+    wall: Callable[[], datetime.datetime] = utc,
 ) -> Outcome:
     """`fleet apply`: read everything, make one round, report it."""
     view = read_view(api, driver.name, driver.namespace)
-    return Telling(api, driver, wall, time.monotonic).round(Rounds(api, view, driver, overrides))
+    return Telling(api, driver, wall, time.monotonic).round(Rounds(api, view, driver, overrides, sets))
 
 
 def read_view(api: Api, manager: str, namespace: str) -> View:
