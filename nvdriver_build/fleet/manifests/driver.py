@@ -46,7 +46,7 @@ class Driver:
     certificates (PEM), `registry_auth_secret` a Secret with `.dockerconfigjson`, `sign_secret` one with
     `tls.key`, `tls.crt` and maybe `pin`, `env_secret` one whose keys become environment. `resources` are of
     both containers, as NVIDIA's operator has it; `tolerations` come on top of nvidia.com/gpu.
-    `prebuild_user` is a user id, where no SCC gives one.
+    `prebuild_user` is a user id, where no SCC gives one. `fleet_image` is what `fleet watch` runs in.
     """
 
     image: str
@@ -67,12 +67,15 @@ class Driver:
     resources: Mapping[str, Any] = field(factory=dict)
     prebuild_resources: Mapping[str, Any] = field(factory=dict)
     prebuild_user: Optional[int] = None
+    fleet_image: Optional[str] = None
 
     def __attrs_post_init__(self) -> None:
         _require(_IMAGE, "image", self.image, "a pull spec, best by digest")
         for name in ("name", "namespace", "env_secret", "registry_auth_secret", "sign_secret"):
             if getattr(self, name) is not None:
                 _require(_DNS_LABEL, name, getattr(self, name), "a DNS label: small letters, digits, dashes")
+        if self.fleet_image is not None:
+            _require(_IMAGE, "fleet_image", self.fleet_image, "a pull spec, best by digest")
         if len(self.name) > _NAME_LIMIT:
             raise _bad("name", self.name, f"at most {_NAME_LIMIT} characters: names of pods begin with it")
         if self.registry is not None:
