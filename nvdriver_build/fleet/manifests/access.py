@@ -150,12 +150,12 @@ def _policy(
     """
     policy = made("networking.k8s.io/v1", "NetworkPolicy", driver, f"{driver.name}-{name}", component)
     wanted = {*ports}
-    policy["spec"] = {
-        "podSelector": {"matchLabels": {NAME: driver.name, COMPONENT: component}},
-        "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"ports": [{"protocol": "TCP", "port": ingress}]}] if ingress else [],
-        "egress": _egress(wanted | _ports_of(driver)) if wanted else [],
-    }
+    # what is empty is not said: the API drops it, and takes the next apply for a change
+    called = {"ingress": [{"ports": [{"protocol": "TCP", "port": ingress}]}]} if ingress else {}
+    calls = {"egress": _egress(wanted | _ports_of(driver))} if wanted else {}
+    chosen = {"matchLabels": {NAME: driver.name, COMPONENT: component}}
+    types = ["Ingress", "Egress"]
+    policy["spec"] = {"podSelector": chosen, "policyTypes": types, **called, **calls}
     return policy
 
 
