@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -17,8 +18,12 @@ pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 an
 
 from api_server import ApiServer
 from fleet_rig import IMAGE, Rig, listening, running, wait_for
+from keys import make_identity
+from module_sets import recipe
+from oci_registry import oci_registry
+from oci_sets import write_signed
 from upgrade_sim import RELEASES
-from upgrade_world import DAEMONSETS, SPACE
+from upgrade_world import DAEMONSETS, JOBS, SPACE
 
 OLD = RELEASES[0]
 STATUS = "nvdriver-build-status"
@@ -161,3 +166,45 @@ def test_a_set_that_appears(rig: Rig) -> None:
         sets.there.append(OLD.kernel("x86_64"))
         controller.watcher.wake()
         wait_for(lambda: "set available" in told(rig))
+
+
+def test_apply_and_status_know_the_registry(rig: Rig, tmp_path: Path) -> None:
+    """`fleet apply` reads the login from the Secret, asks the registry, makes no Job for what is there, and
+    `fleet status` shows it; a registry that is down is a reason there, and the nodes are served all the same.
+    """
+    identity = make_identity(tmp_path / "keys", "builder")
+    kernel, new = OLD.kernel("x86_64"), RELEASES[1]
+    rig.do(lambda world: world.offer(new))
+    with oci_registry(tmp_path / "registry") as server:
+        login = base64.b64encode(server.auth.read_bytes()).decode()
+        secret = {"metadata": {"name": "login", "namespace": SPACE}, "data": {".dockerconfigjson": login}}
+        rig.server.put("v1/secrets", secret)
+        for each in (kernel, new.kernel("x86_64")):
+            server.open("gpu/sets").push(write_signed(tmp_path / each, recipe(kernel_release=each), identity))
+        settings = {
+            "image": IMAGE,
+            "namespace": SPACE,
+            "env": {"DRIVER_VERSION": recipe().driver_version},
+            "registry": f"{server.host}/gpu/sets",
+            "registry_ca": server.authority.read_text(),
+            "registry_auth_secret": "login",
+            "sign_secret": "signing",
+            "trust": identity.file.read_text(),
+        }
+        (tmp_path / "settings.json").write_text(json.dumps(settings))
+        words = ["--settings", str(tmp_path / "settings.json")]
+        assert states(rig, *words) == ["set available", "prebuilt"]
+        with rig.server.lock:
+            assert rig.server.store.list(JOBS) == []
+    assert states(rig, *words) == ["can build", "prebuild wanted"]
+    assert "RegistryUnknown" in told(rig)
+
+
+def states(rig: Rig, *words: str) -> List[str]:
+    """Of the groups in `fleet status` after a `fleet apply`."""
+    for command in (["apply", *words], ["status", "--json", "--namespace", SPACE]):
+        argv = [*FLEET, *command, "--kubeconfig", str(rig.kubeconfig)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout
+    return [each["state"] for each in json.loads(done.stdout)["groups"]]
