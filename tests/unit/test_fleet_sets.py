@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -254,6 +255,7 @@ def test_a_signal_ends_the_waiting() -> None:
     looks.go.set()
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="fleet needs Python 3.11 or later")
 def test_plan_from_files(server: OciRegistry, identity: Identity, tmp_path: Path) -> None:
     """`--ask-registry` makes `fleet plan` ask from files, too: what is there is 'set available' and
     'prebuilt', without any toolkit; without it nobody is asked.
