@@ -18,6 +18,7 @@ from nvdriver_build.fleet.controller.metrics import Metrics
 from nvdriver_build.fleet.controller.watching import Pace, Watcher
 from nvdriver_build.fleet.manifests import Driver
 from nvdriver_build.fleet.names import LABEL
+from nvdriver_build.fleet.plan import Sets
 
 TICK = 0.05
 IMAGE = "quay.io/example/driver@sha256:0"
@@ -88,12 +89,14 @@ class Rig:
 class Running:
     """A `Watcher` in a thread."""
 
-    def __init__(self, rig: Rig, identity: str = "one", pace: Pace = PACE, **driver: Any) -> None:
+    def __init__(
+        self, rig: Rig, identity: str = "one", pace: Pace = PACE, sets: Optional[Sets] = None, **driver: Any
+    ) -> None:
         self.metrics = Metrics()
         self.api = rig.api(self.metrics)
         self._stop = threading.Event()
         given = Driver(image=IMAGE, namespace=SPACE, **driver)
-        self.watcher = Watcher(self.api, given, identity, self._check, self.metrics, pace=pace)
+        self.watcher = Watcher(self.api, given, identity, self._check, self.metrics, pace=pace, sets=sets)
         self.error: Optional[BaseException] = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -145,3 +148,13 @@ def wait_for(what: Callable[[], object], seconds: float = 30.0) -> None:
     while not what():
         assert time.monotonic() < until, "it did not come to that"
         time.sleep(0.02)
+
+
+def listening(pid: int) -> str:
+    """Where a process listens, by its sockets."""
+    inodes = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[3] == "0A" and f"socket:[{words[9]}]" in inodes:
+            return f"127.0.0.1:{int(words[1].rpartition(':')[2], 16)}"
+    raise AssertionError("it does not listen")
