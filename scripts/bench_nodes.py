@@ -22,7 +22,7 @@ from typing import Dict, List, Optional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from fleet_nodes import KitRelease, Way  # noqa: E402
+from fleet_nodes import Way, kit_release  # noqa: E402
 from fleet_site import Publishing, Site  # noqa: E402
 from keys import make_identity  # noqa: E402
 from oci_registry import oci_registry  # noqa: E402
@@ -46,8 +46,8 @@ class Bench:
         self.image = self._real() if self.real else self._sample()
         kit = load_kit("a", "b")
         self.releases = (
-            KitRelease(1, 0, kit.kernel("a"), toolkit_root("fits")),
-            KitRelease(2, 0, kit.kernel("b"), toolkit_root("wrong-kernel")),
+            kit_release(1, kit.kernel("a"), toolkit_root("fits"), folder / "kernels"),
+            kit_release(2, kit.kernel("b"), toolkit_root("wrong-kernel"), folder / "kernels"),
         )
         self.filled = self._filled()
         self.ways: Dict[str, List[Way]] = {PREBUILT: [], BUILT: []}

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from api_store import Doc
 from attrs import define, field, frozen
-from pod_node import PodNode, remove
+from pod_node import PodNode, lay_out_module_tree, remove
 from pod_rig import SLOW, Container, Pod
 from podman_rig import Podman
 from rendered import Contents, environment, job_words, lay_out, mounts, without_rights
@@ -25,21 +25,28 @@ from vm.kit import KitKernel
 
 CHECKED, COMPILES = '"event": "a set that fits"', "asked for"
 ANNOUNCED = '"stage": "ready", "seconds"'
-PROBES = ("startup", "liveness", "readiness")
+PROBES = ("startup", "readiness")
 RESTART = 5.0
 """Seconds after a boot until a kubelet starts a pod again that was there before: the network comes first."""
 
 
 @frozen
 class KitRelease(Release):
-    """A release of a kernel of the kit, and of a toolkit for it."""
+    """A release of a kernel of the kit, and of a toolkit for it; `trees` has the kernel's module folder."""
 
     kit: Optional[KitKernel] = None
     toolkit: Optional[Path] = None
+    trees: Optional[Path] = None
 
     def kernel(self, arch: str) -> str:
         assert self.kit is not None
         return self.kit.release
+
+
+def kit_release(number: int, kernel: KitKernel, toolkit: Path, folder: Path) -> KitRelease:
+    """A release whose module folder is laid out in `folder`, for all nodes."""
+    lay_out_module_tree(kernel, folder / str(number) / kernel.release)
+    return KitRelease(number, 0, kernel, toolkit, folder / str(number))
 
 
 @frozen
@@ -95,7 +102,7 @@ class RealNode:
         before, place = self.host, self.folder / f"boot{next(self._numbers)}"
         self._end_pod()
         assert release.kit is not None
-        host = PodNode.make(place, release.kit)
+        host = PodNode.make(place, release.kit, release.trees)
         (host.folder / "os-release").write_text(f'ID="rhcos"\nOSTREE_VERSION="{release.version}"\n')
         host.store.rmdir()
         if before is None:
@@ -199,8 +206,8 @@ class ContainerWorld(World):
     def close(self) -> None:
         """Nothing is left."""
         self._workers.shutdown(cancel_futures=True)
-        for node in self.nodes.values():
-            node.close()
+        with ThreadPoolExecutor(2) as both:
+            list(both.map(RealNode.close, self.nodes.values()))
 
     def _fall(self, machine: Machine) -> None:
         World._fall(self, machine)

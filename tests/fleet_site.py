@@ -186,11 +186,13 @@ class Site:
                 for name in names or self.names
             )
 
-    def reboot(self, name: str) -> None:
-        """The Machine Config Operator brings a node to the new release, whose driver is ready then."""
+    def reboot(self, *names: str) -> None:
+        """The Machine Config Operator brings nodes to the new release at once; until drivers are ready."""
         with self.server.lock:
-            self.world.machines[name].target = self.new
-        self.until(lambda: self.up(self.new, name))
+            self.world.at_once = len(names)
+            for name in names:
+                self.world.machines[name].target = self.new
+        self.until(lambda: self.up(self.new, *names))
 
     def files(self) -> List[str]:
         """What `oc get -o json` would write of the cluster now, and the options that name it."""

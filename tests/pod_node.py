@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 from attrs import frozen
 from fake_host import MODPROBE, RMMOD, build_id_note
@@ -41,8 +41,11 @@ class PodNode:
     release: str
 
     @classmethod
-    def make(cls, folder: Path, kernel: KitKernel) -> PodNode:
-        """A node that runs `kernel`, with one GPU and nothing in its store."""
+    def make(cls, folder: Path, kernel: KitKernel, trees: Optional[Path] = None) -> PodNode:
+        """A node that runs `kernel`, with one GPU and nothing in its store.
+
+        `trees` has the kernel's module folder, where others have laid it out.
+        """
         node = cls(folder, kernel.release)
         for name in FOLDERS:
             (folder / name).mkdir(parents=True)
@@ -52,7 +55,11 @@ class PodNode:
         _fake_kernel(folder / "rig", kernel)
         _lay_traps(folder)
         node.clear_traps()
-        lay_out_module_tree(kernel, node.modules)
+        if trees is None:
+            lay_out_module_tree(kernel, node.modules)
+        else:
+            node.modules.parent.parent.mkdir()
+            node.modules.parent.symlink_to(trees)
         return node
 
     @classmethod

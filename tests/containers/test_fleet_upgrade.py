@@ -9,10 +9,9 @@ from typing import Callable, Iterator, Optional, Tuple
 
 import pytest
 
-yaml = pytest.importorskip("yaml", reason="the extra 'fleet' is for Python 3.11 and later")
 pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 and later")
 
-from fleet_nodes import KitRelease
+from fleet_nodes import KitRelease, kit_release
 from fleet_site import Publishing, Site, table
 from keys import make_identity
 from oci_registry import oci_registry
@@ -20,18 +19,19 @@ from podman_rig import Podman
 from upgrade_world import DAEMONSETS, SPACE
 from vm.kit import KitKernel
 
+yaml = pytest.importorskip("yaml")
 pytestmark = pytest.mark.xdist_group("pods")
 MakeSite = Callable[..., Site]
 
 
 @pytest.fixture
 def releases(
-    toolkit: Callable[[str], Path], kernel_a: KitKernel, kernel_b: KitKernel
+    toolkit: Callable[[str], Path], kernel_a: KitKernel, kernel_b: KitKernel, tmp_path: Path
 ) -> Tuple[KitRelease, ...]:
     """That of kernel A, and that of kernel B."""
     return (
-        KitRelease(1, 0, kernel_a, toolkit("fits")),
-        KitRelease(2, 0, kernel_b, toolkit("wrong-kernel")),
+        kit_release(1, kernel_a, toolkit("fits"), tmp_path / "kernels"),
+        kit_release(2, kernel_b, toolkit("wrong-kernel"), tmp_path / "kernels"),
     )
 
 
@@ -52,9 +52,7 @@ def make_site(
 
 
 def begin(site: Site) -> None:
-    """One round by `apply`, which `watch` has nothing to add to; every node gets its driver."""
-    assert "made" in site.configured("apply")
-    assert site.configured("plan", "--diff") == ""
+    """Every node gets the driver of its kernel."""
     site.watch()
     site.until(lambda: site.up(site.old))
 
@@ -86,9 +84,14 @@ def finish(site: Site) -> None:
 
 
 def test_an_upgrade_that_was_prebuilt(make_site: MakeSite, tmp_path: Path) -> None:
-    """Built and published before the first reboot: each node takes it from there and compiles nothing."""
+    """Built and published before the first reboot: each node takes it from there and compiles nothing.
+
+    The first round is that of `apply`, which has nothing to add then.
+    """
     with oci_registry(tmp_path / "registry") as registry:
         site = make_site(Publishing(registry, make_identity(tmp_path / "keys", "Build key")))
+        assert "made" in site.configured("apply")
+        assert site.configured("plan", "--diff") == ""
         begin(site)
         site.offer(site.new)
         site.until(lambda: site.world.job_seconds)
@@ -104,14 +107,13 @@ def test_an_upgrade_that_was_prebuilt(make_site: MakeSite, tmp_path: Path) -> No
 
 
 def test_an_upgrade_without_prebuild(make_site: MakeSite) -> None:
-    """Without a registry and a key no Job is made, and each node builds after its reboot."""
+    """Without a registry and a key no Job is made, and each node builds after its reboot: all at once."""
     site = make_site()
     begin(site)
     site.offer(site.new)
     site.until(lambda: site.states.get(site.new.version) == "can build")
-    agree(site)
-    for name in site.names:
-        site.reboot(name)
+    site.reboot(*site.names)
     finish(site)
     print(table({"not prebuilt": site.ways}))
     assert [(way.origin, way.compiled) for way in site.ways] == [("built", True)] * 3
+    assert site.world.job_seconds == []
