@@ -22,9 +22,10 @@ from typing import Dict, List, Optional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from fleet_nodes import Way, kit_release  # noqa: E402
+from fleet_nodes import Way  # noqa: E402
 from fleet_site import Publishing, Site  # noqa: E402
 from keys import make_identity  # noqa: E402
+from kit_release import kit_release  # noqa: E402
 from oci_registry import oci_registry  # noqa: E402
 from pod_node import PodNode  # noqa: E402
 from pod_rig import Pod  # noqa: E402

@@ -16,37 +16,20 @@ from typing import Any, Callable, Dict, List, Optional
 
 from api_store import Doc
 from attrs import define, field, frozen
-from pod_node import PodNode, lay_out_module_tree, remove
+from kit_release import KitRelease
+from pod_node import PodNode, remove
 from pod_rig import SLOW, Container, Pod
 from podman_rig import Podman
 from rendered import Contents, environment, job_words, lay_out, mounts, without_rights
-from upgrade_world import JOBS, SPACE, Machine, PodState, Release, World
-from vm.kit import KitKernel
+from upgrade_world import JOBS, SPACE, Machine, PodState, World
 
 CHECKED, COMPILES = '"event": "a set that fits"', "asked for"
 ANNOUNCED = '"stage": "ready", "seconds"'
 PROBES = ("startup", "readiness")
 RESTART = 5.0
-"""Seconds after a boot until a kubelet starts a pod again that was there before: the network comes first."""
-
-
-@frozen
-class KitRelease(Release):
-    """A release of a kernel of the kit, and of a toolkit for it; `trees` has the kernel's module folder."""
-
-    kit: Optional[KitKernel] = None
-    toolkit: Optional[Path] = None
-    trees: Optional[Path] = None
-
-    def kernel(self, arch: str) -> str:
-        assert self.kit is not None
-        return self.kit.release
-
-
-def kit_release(number: int, kernel: KitKernel, toolkit: Path, folder: Path) -> KitRelease:
-    """A release whose module folder is laid out in `folder`, for all nodes."""
-    lay_out_module_tree(kernel, folder / str(number) / kernel.release)
-    return KitRelease(number, 0, kernel, toolkit, folder / str(number))
+"""Seconds after a boot until a kubelet starts a pod again that was there before: the network comes first.
+Also from the end of its driver, which finds itself on the wrong node, until it is started once more.
+"""
 
 
 @frozen
@@ -76,6 +59,7 @@ class RealNode:
     user_space: bool = True
     """Whether the image has nvidia-smi, which probes ask."""
     back: float = 0.0
+    not_before: float = 0.0
     running: Optional[str] = None
     ready: bool = False
     ways: List[Way] = field(factory=list)
@@ -116,8 +100,16 @@ class RealNode:
         host.share()
         self.host = host
 
+    def run_again(self, *words: Any) -> None:
+        """A pod that was there before the boot: its driver may well end."""
+        try:
+            self.run(*words)
+        except Ended:
+            self._end_pod()
+            self.not_before = time.time() + RESTART
+
     def run(self, name: str, spec: Doc, toolkit: Optional[Path], contents: Contents) -> None:
-        """The containers of a pod, until it is ready."""
+        """The containers of a pod, until it is ready; `Ended` where its driver ends before."""
         assert self.host is not None
         self.running = name
         place = self.folder / name
@@ -129,7 +121,7 @@ class RealNode:
             driver["image"],
             toolkit,
             place / "shared",
-            environment(driver, self.name),
+            {**environment(driver, self.name), "DRIVER_CONFIG_DIGEST": ""},
             mounts(driver, {name: path for name, path in volumes.items() if "shared" not in name}),
             network="host",
         )
@@ -170,14 +162,19 @@ class RealNode:
             remove(self.host.folder)
 
 
+class Ended(AssertionError):
+    """A container has ended that should go on."""
+
+
 def _says(container: Container, words: str) -> float:
-    """When it said so; fails at once where it has ended."""
+    """When it said so."""
     until = time.monotonic() + SLOW
     while True:
         try:
             return container.says(words, 1).at
-        except AssertionError:
-            assert container.runs and time.monotonic() < until, container.text
+        except AssertionError as error:
+            if time.monotonic() > until or not container.runs:
+                raise Ended(container.text) from error
 
 
 @define
@@ -246,10 +243,11 @@ class ContainerWorld(World):
         self._set_ready(pod, pod.phase == "ready")
 
     def _start(self, pod: PodState, node: RealNode) -> None:
-        again = self._before[pod.name] != node.back
-        if not again or time.time() > node.back + RESTART:
-            toolkit = self._toolkit(pod.toolkit)
-            node.do(node.run, pod.name, self.specs[pod.name], toolkit, self.contents())
+        words = pod.name, self.specs[pod.name], self._toolkit(pod.toolkit), self.contents()
+        if self._before[pod.name] == node.back:
+            node.do(node.run, *words)
+        elif time.time() > max(node.back + RESTART, node.not_before):
+            node.do(node.run_again, *words)
 
     def _toolkit(self, image: Optional[str]) -> Optional[Path]:
         releases = (each for each in self.releases if isinstance(each, KitRelease))

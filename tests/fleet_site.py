@@ -19,9 +19,10 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 from api_server import ApiServer
 from attrs import frozen
 from cluster_objects import pool
-from fleet_nodes import ContainerWorld, KitRelease, Way
+from fleet_nodes import ContainerWorld, Way
 from fleet_rig import Rig
 from keys import Identity
+from kit_release import KitRelease
 from oci_registry import OciRegistry
 from podman_rig import Podman
 from upgrade_world import DAEMONSETS, JOBS, NODES, POOLS, SPACE, STREAMS

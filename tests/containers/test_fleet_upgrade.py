@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 and later")
 
-from fleet_nodes import KitRelease, kit_release
 from fleet_site import Publishing, Site, table
 from keys import make_identity
+from kit_release import KitRelease, kit_release
 from oci_registry import oci_registry
 from podman_rig import Podman
 from upgrade_world import DAEMONSETS, SPACE
