@@ -57,13 +57,15 @@ class Bench:
     def _sample(self) -> str:
         made = make_run_file(self.folder)
         words = ("--run-file", made.path, "--sha256", made.sha256, "--driver-version", made.version)
+        self.version = made.version
         return self._image(made.sha256, *words)
 
     def _real(self) -> str:
         source = unpacked(load_kit("open").source("open"))
         found = re.search(r'NV_VERSION_STRING=\\"([\d.]+)', (source / "Kbuild").read_text())
         assert found is not None
-        return self._image(str(source), "--source", source, "--driver-version", found[1])
+        self.version = found[1]
+        return self._image(str(source), "--source", source, "--driver-version", self.version)
 
     def _image(self, key: str, *words: object) -> str:
         base = self.podman.base_image("node", load_kit("node").root("node"))

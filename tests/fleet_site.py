@@ -70,6 +70,7 @@ class Site:
         self,
         podman: Podman,
         image: str,
+        version: str,
         releases: Sequence[KitRelease],
         filled: Path,
         folder: Path,
@@ -89,7 +90,8 @@ class Site:
             user_space=user_space,
         )
         self.settings = folder / "settings.json"
-        settings: Dict[str, Any] = {"image": image, "env": {"NVDRIVER_LOG_FORMAT": "json"}}
+        env = {"DRIVER_VERSION": version, "NVDRIVER_LOG_FORMAT": "json"}
+        settings: Dict[str, Any] = {"image": image, "env": env}
         self.settings.write_text(json.dumps({**settings, **(publishing.settings if publishing else {})}))
         self.publishing = publishing
         self.names = [f"node-{number}" for number in range(nodes)]

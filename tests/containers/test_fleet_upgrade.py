@@ -16,6 +16,7 @@ from keys import make_identity
 from kit_release import KitRelease, kit_release
 from oci_registry import oci_registry
 from podman_rig import Podman
+from sample_driver.user_space import RunFile
 from upgrade_world import DAEMONSETS, SPACE
 from vm.kit import KitKernel
 
@@ -37,14 +38,19 @@ def releases(
 
 @pytest.fixture
 def make_site(
-    podman: Podman, sample_image: str, sample_store: Path, releases: Tuple[KitRelease, ...], tmp_path: Path
+    podman: Podman,
+    sample_image: str,
+    run_file: RunFile,
+    sample_store: Path,
+    releases: Tuple[KitRelease, ...],
+    tmp_path: Path,
 ) -> Iterator[MakeSite]:
     """Makes a cluster of three nodes, whose stores have the set of their first kernel."""
     with contextlib.ExitStack() as sites:
 
         def make(publishing: Optional[Publishing] = None) -> Site:
-            site = Site(podman, sample_image, releases, sample_store, tmp_path, publishing)
-            return sites.enter_context(site)
+            first = (podman, sample_image, run_file.version, releases, sample_store)
+            return sites.enter_context(Site(*first, tmp_path, publishing))
 
         yield make
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
