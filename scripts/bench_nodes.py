@@ -1,6 +1,6 @@
 """From 'the node is back' to modules checked, in an upgrade with and without prebuild.
 
-    .venv/bin/python scripts/bench_nodes.py [--nodes N] [--rounds N] [--real]
+    .venv/bin/python scripts/bench_nodes.py [--nodes N] [--rounds N] [--real] [--store DIR]
 
 Needs what scripts/test needs, root among it. An upgrade as in tests/containers/test_fleet_upgrade.py:
 `fleet watch`, rendered Jobs and pods under podman, a registry. Nodes reboot one after another. Prints a
@@ -50,7 +50,7 @@ class Bench:
             kit_release(1, kit.kernel("a"), toolkit_root("fits"), folder / "kernels"),
             kit_release(2, kit.kernel("b"), toolkit_root("wrong-kernel"), folder / "kernels"),
         )
-        self.filled = self._filled()
+        self.filled = given.store or self._filled()
         self.ways: Dict[str, List[Way]] = {PREBUILT: [], BUILT: []}
         self.jobs: List[float] = []
 
@@ -90,6 +90,7 @@ class Bench:
             Site(
                 self.podman,
                 self.image,
+                self.version,
                 self.releases,
                 self.filled,
                 Path(place),
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--real", action="store_true")
+    parser.add_argument("--store", type=Path, help="one that has the first kernel's set: saves a build")
     given = parser.parse_args()
     podman, place = Podman(CACHE / "podman"), "/var/tmp"
     with podman.used(), tempfile.TemporaryDirectory(prefix="nvdriver-bench-", dir=place) as folder:
