@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/bench_nodes.py [--nodes N] [--rounds N] [--real] [--store DIR]
 
-Needs what scripts/test needs, root among it. An upgrade as in tests/containers/test_fleet_upgrade.py:
+Needs what scripts/test needs, root among it. An upgrade as in tests/containers/test_fleet_reboots.py:
 `fleet watch`, rendered Jobs and pods under podman, a registry. Nodes reboot one after another. Prints a
 Markdown table. --real takes NVIDIA's open source instead of the sample driver: some minutes for each node.
 """
