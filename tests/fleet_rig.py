@@ -26,17 +26,20 @@ PACE = Pace(settled=0.03, most=0.2, resync=60.0, absent=60.0, retry=0.05, again=
 
 
 class Rig:
-    """A server, its world, and the controllers that were started."""
+    """A server, its world, and the controllers that were started; a `world` may be given, with its nodes."""
 
-    def __init__(self, server: ApiServer, folder: Path, nodes: int = 3) -> None:
+    def __init__(
+        self, server: ApiServer, folder: Path, nodes: int = 3, world: Optional[World] = None
+    ) -> None:
         self.server, self.folder = server, folder
-        self.world = World(RELEASES, store=server.store)
+        self.world = world or World(RELEASES, store=server.store)
         self.errors: List[BaseException] = []
         self._end = threading.Event()
         with server.lock:
-            for number in range(nodes):
+            for number in range(0 if world else nodes):
                 self.world.add(Machine(f"node-{number}", "x86_64", RELEASES[0], "stale"))
-            self.world.offer(RELEASES[0])
+            if world is None:
+                self.world.offer(RELEASES[0])
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()
 
@@ -49,9 +52,13 @@ class Rig:
                 self.errors.append(error)
                 return
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Time stands still from now on."""
         self._end.set()
         self._thread.join()
+
+    def close(self) -> None:
+        self.stop()
         assert not self.errors, self.errors
 
     @property

@@ -22,6 +22,7 @@ from nvdriver_build.fleet.controller.health import HealthServer
 from nvdriver_build.fleet.controller.kinds import CONFIG_MAP, DAEMONSET, JOB
 from nvdriver_build.fleet.controller.metrics import Metrics
 from nvdriver_build.fleet.controller.rounds import Outcome, Rounds
+from nvdriver_build.fleet.controller.secrets import Secrets
 from nvdriver_build.fleet.controller.watching import Watcher, apply_once, read_view
 from nvdriver_build.fleet.manifests import Driver
 from nvdriver_build.fleet.objects import entries, part
@@ -152,6 +153,7 @@ def show_difference(api: Api, driver: Driver, overrides: Mapping[str, str]) -> N
     """What `apply` would change: asked of the API by a dry run, nothing is written."""
     view, sets = read_view(api, driver.name, driver.namespace), registry_sets(driver, api, ONCE)
     rounds = Rounds(api, view, driver, overrides, sets)
+    rounds.contents = Secrets(api, driver, time.monotonic).digests()
     plan = rounds.plan()
     for wanted in rounds.objects(plan):
         kind, name = _KINDS[wanted["kind"]], wanted["metadata"]["name"]

@@ -204,6 +204,16 @@ def test_apply_status_and_plan(rig: Rig) -> None:
     assert [each["nodes"] for each in planned["groups"]] == [3]
 
 
+def test_what_secrets_hold_is_no_difference(rig: Rig) -> None:
+    """`plan --diff` knows what the driver's pods read as `apply` does."""
+    secret = {"metadata": {"name": "more", "namespace": SPACE}, "data": {"NAME": "dmFsdWU="}}
+    rig.server.put("v1/secrets", secret)
+    settings = rig.folder / "settings.yaml"
+    settings.write_text(f"image: {IMAGE}\nenv_secret: more\n")
+    assert fleet(rig, "apply", "--settings", str(settings)).returncode == 0
+    assert fleet(rig, "plan", "--diff", "--settings", str(settings)).stdout == ""
+
+
 def test_watch_as_a_program(rig: Rig) -> None:
     """`fleet watch` answers health and metrics, and a SIGTERM ends it cleanly, its Lease let go."""
     program = [
