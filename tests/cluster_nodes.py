@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional
 from cluster_objects import KERNELS
 from cluster_rig import MERGE, Cluster
 
-from nvdriver_build.fleet.controller.api import Document, Missing, Refused
+from nvdriver_build.fleet.controller.api import Document, Missing, Refused, Unreachable
 from nvdriver_build.fleet.controller.kinds import POD
 from nvdriver_build.fleet.names import GPU_LABEL
 from nvdriver_build.fleet.objects import entries, part, text
@@ -81,7 +81,7 @@ class Kubelets:
         while not self._end.wait(0.2):
             try:
                 self._step()
-            except Missing:
+            except (Missing, Unreachable):
                 continue
             except BaseException as error:
                 self.errors.append(error)

@@ -21,6 +21,7 @@ from nvdriver_build.fleet.controller.health import HealthServer
 from nvdriver_build.fleet.controller.kinds import CONFIG_MAP, DAEMONSET, JOB
 from nvdriver_build.fleet.controller.metrics import Metrics
 from nvdriver_build.fleet.controller.rounds import Outcome, Rounds
+from nvdriver_build.fleet.controller.secrets import Secrets
 from nvdriver_build.fleet.controller.watching import Watcher, apply_once, read_view
 from nvdriver_build.fleet.manifests import Driver
 from nvdriver_build.fleet.objects import entries, part
@@ -141,7 +142,9 @@ def _explain(reasons: object) -> None:
 
 def show_difference(api: Api, driver: Driver, overrides: Mapping[str, str]) -> None:
     """What `apply` would change: asked of the API by a dry run, nothing is written."""
-    rounds = Rounds(api, read_view(api, driver.name, driver.namespace), driver, overrides)
+    contents = Secrets(api, driver, time.monotonic).digests()
+    view = read_view(api, driver.name, driver.namespace)
+    rounds = Rounds(api, view, driver, overrides, contents=contents)
     plan = rounds.plan()
     for wanted in rounds.objects(plan):
         kind, name = _KINDS[wanted["kind"]], wanted["metadata"]["name"]

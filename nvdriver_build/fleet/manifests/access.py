@@ -141,7 +141,8 @@ def _policy(driver: Driver, name: str, component: str, ports: Iterable[int]) -> 
     egress = _egress({*ports, *_ports_of(driver)}) if driver.registry else []
     chosen = {"matchLabels": {NAME: driver.name, COMPONENT: component}}
     types = ["Ingress", "Egress"]
-    policy["spec"] = {"podSelector": chosen, "policyTypes": types, "ingress": [], "egress": egress}
+    # what is empty is not said: the API drops it, and takes the next apply for a change
+    policy["spec"] = {"podSelector": chosen, "policyTypes": types, **({"egress": egress} if egress else {})}
     return policy
 
 
