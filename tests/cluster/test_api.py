@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Dict, Set
+from typing import Any, Dict, List, Set
 
 import pytest
 from cluster_rig import MERGE, Cluster, wait_for
@@ -125,13 +125,21 @@ def late(cluster: Cluster) -> Dict[str, Any]:
 
 
 def test_bookmarks(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before a watch ends, its server says how far it is, so that the next one goes on from there."""
+    """Before a watch ends, its server says how far it is, so that the next one goes on from there.
+
+    It says so only of what came after the watch began.
+    """
     monkeypatch.setattr(client, "WATCH_SECONDS", 5)
     version = list(cluster.api.pages(CONFIG_MAP, cluster.space))[-1].version
-    made = cluster.make(CONFIG_MAP, "test", {"data": {"one": "1"}}, cluster.space)
+    made: List[Any] = []
+    body = {"data": {"one": "1"}}
+    later = threading.Timer(1.0, lambda: made.append(cluster.make(CONFIG_MAP, "test", body, cluster.space)))
+    later.start()
     events = list(cluster.api.watch(CONFIG_MAP, version, cluster.space, "of=none"))
+    later.join()
     assert {each.type for each in events} == {BOOKMARK}
-    assert int(events[-1].object["metadata"]["resourceVersion"]) >= int(made["metadata"]["resourceVersion"])
+    marks = [int(each["metadata"]["resourceVersion"]) for each in (made[0], events[-1].object)]
+    assert marks[0] <= marks[1]
 
 
 def test_a_follower(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
