@@ -43,6 +43,7 @@ SCC = Kind(
     namespaced=False,
 )
 OPENSHIFT = "openshift"
+PRIVILEGED = {"pod-security.kubernetes.io/enforce": "privileged"}
 MERGE = "application/merge-patch+json"
 
 
@@ -59,7 +60,7 @@ class Cluster:
         self._apis: List[HttpApi] = []
         self.api = self.as_manager("nvdriver-build")
         self._gone: List[Callable[[], None]] = []
-        self.make(NAMESPACE, self.space)
+        self.make(NAMESPACE, self.space, {"metadata": {"labels": PRIVILEGED}})
         if real:
             wait_for(self._has_account)
 

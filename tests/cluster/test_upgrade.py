@@ -108,6 +108,7 @@ def test_an_upgrade(there: Fleet) -> None:
         there.offer(V1, V2)
         wait_for(lambda: there.jobs() == [True])
         wait_for(lambda: there.states() == {V1: "can build", V2: "prebuilt"})
+        assert constraints(kubelets) in ({f"{there.driver.name}-driver"}, {None})
         kubelets.reboot(nodes[0], V2)
         wait_for(lambda: (there.ready(V1), there.ready(V2)) == (1, 1))
         assert [there.label(node) for node in nodes] == [V2, V1]
@@ -122,6 +123,12 @@ def test_an_upgrade(there: Fleet) -> None:
     events = there.cluster.api.pages(EVENT, there.cluster.space)
     told = {each["reason"] for page in events for each in page.items}
     assert {"Created", "Removed", "PrebuildWanted"} <= told
+
+
+def constraints(kubelets: Kubelets) -> Set[Any]:
+    """By which SecurityContextConstraints OpenShift has admitted the driver's pods; None elsewhere."""
+    drivers = [each for each in kubelets.pods() if LABEL in each["metadata"]["labels"]]
+    return {each["metadata"]["annotations"].get("openshift.io/scc") for each in drivers}
 
 
 def test_apply_and_status(there: Fleet) -> None:
