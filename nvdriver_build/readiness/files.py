@@ -4,6 +4,7 @@
     validations/.driver-daemons-status    NotReady before anything else, Ready after everything else
     validations/.driver-ctr-ready         by the startup probe; by us only after a loss that was mended
     validations/driver-ready              by us only where nobody validates
+    nvdriver-build/driver-ready           a validator's, put aside until the driver is ready again
     nvidia-driver.state                   the configuration's digest while that driver is loaded
     nvdriver-build/loaded                 the digest of what is loaded: the set's key and its parameters
     nvdriver-build/status.json, heartbeat for `status` and `probe`
@@ -80,6 +81,11 @@ class Readiness:
         return self.run_dir / "validations" / "driver-ready"
 
     @property
+    def validated(self) -> Path:
+        """Where what a validator wrote is kept while the driver is not ready."""
+        return self.run_dir / "nvdriver-build" / "driver-ready"
+
+    @property
     def state(self) -> Path:
         """The file with the digest of the configuration."""
         return self.run_dir / "nvidia-driver.state"
@@ -137,8 +143,20 @@ class Readiness:
         finally:  # on a full disk nothing can be written, but still be removed
             with _translated(self.ctr_ready):
                 self.ctr_ready.unlink(missing_ok=True)
-                self.driver_ready.unlink(missing_ok=True)
+                self._set_aside()
         return was_ready
+
+    def _set_aside(self) -> None:
+        """The operator's validator writes `driver-ready` once in its pod's life: it is kept for later."""
+        with contextlib.suppress(OSError):  # there is none, or no space for the folder
+            if not self.validates:
+                self.validated.parent.mkdir(parents=True, exist_ok=True)
+                self.driver_ready.replace(self.validated)
+        self.driver_ready.unlink(missing_ok=True)
+
+    def _put_back(self) -> None:
+        if self.validated.is_file() and not self.driver_ready.exists():
+            self.validated.replace(self.driver_ready)
 
     def withdraw_stale(self) -> None:
         """Let what a killed owner announced not outlive a start that comes to nothing; quiet on failure."""
@@ -167,6 +185,8 @@ class Readiness:
             self.write_ctr_ready()
         if self.validates:
             self._write(self.driver_ready, self._driver_ready_text())
+        with _translated(self.driver_ready):
+            self._put_back()
         self.write_status(evolve(status, ready=True))
         self._write(self.daemons_status, READY + "\n")
 

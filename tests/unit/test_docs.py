@@ -169,6 +169,24 @@ def test_every_state_and_rule_of_a_plan_is_explained() -> None:
     assert told == states
 
 
+def test_every_state_and_reason_of_a_plan_has_an_answer() -> None:
+    """upgrade.md has a row for each state and each reason of a plan, and no other; those of the rest of fleet
+    are in some document.
+    """
+    text = (ROOT / "docs/upgrade.md").read_text()
+    states, reasons = (
+        {span for row in rows(section(text, title)) for span in code_spans(row[0])}
+        for title in ("States", "Reasons")
+    )
+    rules = {values.OVERRIDE, values.TAG_RULE, values.LABEL_RULE}
+    known = {value for name, value in vars(values).items() if name.isupper() and isinstance(value, str)}
+    assert states == known - rules
+    planned = [*(PACKAGE / "fleet/plan").glob("*.py"), *(PACKAGE / "fleet/inventory").glob("*.py")]
+    assert reasons == calls_of("Reason", iter(planned))
+    told = set(re.findall(r"`(\w+)`", "".join(path.read_text() for path in DOCUMENTS)))
+    assert calls_of("Reason", (PACKAGE / "fleet").rglob("*.py")) <= told
+
+
 def test_every_finding_code_is_explained() -> None:
     """The table of codes has those that fit can give, and no other."""
     text = section(CONTRACTS, "What fits").partition("| code | finding |")[2]

@@ -158,6 +158,26 @@ def test_not_taken_for_the_operators() -> None:
 
 
 @pytest.mark.parametrize("driver", DRIVERS.values(), ids=list(DRIVERS))
+def test_what_the_operators_stack_asks(driver: Driver) -> None:
+    """With driver.enabled=false: no owner by which its validator takes the driver for the operator's, the
+    root and `.driver-ctr-ready` where they are looked for, and `driver-ready` left to the validator.
+    """
+    assert driver.namespace != "nvidia-gpu-operator"
+    for found in of_kind(plan_objects(plan_for(driver), driver), "DaemonSet"):
+        assert "ownerReferences" not in found["metadata"]
+        pod = found["spec"]["template"]["spec"]
+        container = pod["containers"][0]
+        assert container["startupProbe"]["exec"]["command"] == ["nvdriver-build", "probe", "startup"]
+        (run,) = [each for each in container["volumeMounts"] if each["mountPath"] == "/run/nvidia"]
+        assert run["mountPropagation"] == "Bidirectional"
+        (volume,) = [each for each in pod["volumes"] if each["name"] == run["name"]]
+        assert volume["hostPath"]["path"] == "/run/nvidia"
+        told = variables(container)
+        assert "NVDRIVER_ANNOUNCE_DRIVER_READY" not in told and "NVDRIVER_DRIVER_ROOT" not in told
+        assert not [name for name in pod["nodeSelector"] if name.startswith("nvidia.com/")]
+
+
+@pytest.mark.parametrize("driver", DRIVERS.values(), ids=list(DRIVERS))
 def test_volumes_and_mounts_agree(driver: Driver) -> None:
     """Each mount has a volume, each volume is mounted, no path is there twice; selectors select their
     pods.

@@ -166,19 +166,22 @@ def _stop_at(last: int, number: int) -> None:
 
 
 def test_lost_daemon_takes_readiness_away_until_it_is_back(rig: Rig) -> None:
-    """A daemon that is down is told in the status, and Ready comes back with it."""
+    """A daemon that is down is told in the status; Ready, and what the validator wrote, come back with it."""
     seen: List[Any] = []
+    validated = rig.readiness.driver_ready
 
     def at(_: int) -> None:
         if rig.readiness.ready and not seen:
             rig.userland.lost = ("nvidia-persistenced (pid 7) died",)
+            validated.write_text("IS_HOST_DRIVER=false\n")
             seen.append("down")
         elif seen == ["down"] and rig.readiness.announced == "NotReady":
             status = rig.readiness.read_status()
-            assert status is not None and status.error is not None
+            assert status is not None and status.error is not None and not validated.exists()
             seen.append(status.error["message"])
             rig.userland.lost = ()
         elif len(seen) == 2 and rig.readiness.ready:
+            assert validated.exists()
             raise Stopped(15)
 
     rig.life(at).run()

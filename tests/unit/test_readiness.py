@@ -120,6 +120,40 @@ def test_stale_readiness_of_a_crash_is_withdrawn(files: Readiness) -> None:
     assert files.announced == "NotReady"
 
 
+@pytest.mark.parametrize("again", ["recovers", "is killed", "ends"])
+def test_what_the_validator_wrote_is_put_back(files: Readiness, again: str) -> None:
+    """The operator's validator writes `driver-ready` once: it is away while the driver is not ready, and back
+    as it was afterwards, whoever drives then; a newer one is left alone.
+    """
+    files.announce(LIVE)
+    files.driver_ready.write_text("IS_HOST_DRIVER=false\n")
+    if again == "ends":
+        files.clear()
+    elif again == "recovers":
+        files.withdraw()
+    Readiness(files.run_dir).withdraw()
+    assert not files.driver_ready.exists()
+    files.withdraw()
+    files.announce(LIVE)
+    assert files.driver_ready.read_text() == "IS_HOST_DRIVER=false\n"
+    files.withdraw()
+    files.driver_ready.write_text("newer\n")
+    files.announce(LIVE)
+    assert files.driver_ready.read_text() == "newer\n"
+
+
+def test_a_validator_that_went_away_stays_away(files: Readiness) -> None:
+    """What it removes itself (the preStop of its pod) does not come back with the driver."""
+    files.announce(LIVE)
+    files.driver_ready.write_text("IS_HOST_DRIVER=false\n")
+    files.withdraw()
+    files.announce(LIVE)
+    files.driver_ready.unlink()
+    files.withdraw()
+    files.announce(LIVE)
+    assert not files.driver_ready.exists()
+
+
 def test_way_out_leaves_nothing_to_stumble_over(files: Readiness) -> None:
     """Only status.json stays: a NotReady that stayed would keep an older driver from ever starting."""
     with files.owned():
