@@ -140,11 +140,11 @@ def test_bookmarks(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
 
     It says so only of what came after the watch began.
     """
-    monkeypatch.setattr(client, "WATCH_SECONDS", 5)
+    monkeypatch.setattr(client, "WATCH_SECONDS", 5 if cluster.real else 1)
     version = list(cluster.api.pages(CONFIG_MAP, cluster.space))[-1].version
     made: List[Any] = []
     body = {"data": {"one": "1"}}
-    later = threading.Timer(1.0, lambda: made.append(cluster.make(CONFIG_MAP, "test", body, cluster.space)))
+    later = threading.Timer(0.5, lambda: made.append(cluster.make(CONFIG_MAP, "test", body, cluster.space)))
     later.start()
     events = list(cluster.api.watch(CONFIG_MAP, version, cluster.space, "of=none"))
     later.join()
