@@ -227,7 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command == "GET":
                 return 200, store.get(plural, namespace, str(name))
             if self.command == "POST" and part == "eviction":
-                store.evict(namespace, str(name))
+                same = (body.get("deleteOptions") or {}).get("preconditions") or {}
+                store.evict(namespace, str(name), same.get("uid"))
                 return 201, {"kind": "Status", "status": "Success"}
             if self.command == "POST":
                 return 201, store.create(plural, namespace, body)

@@ -121,6 +121,9 @@ class Store:
 
     def merge(self, plural: str, namespace: str, name: str, change: Mapping[str, Any]) -> Doc:
         old = self.get(plural, namespace, name)
+        given = (change.get("metadata") or {}).get("resourceVersion")
+        if given and given != old["metadata"]["resourceVersion"]:
+            raise Refusal(409, "Conflict", f'"{name}": the object has been modified')
         return self._replace(plural, namespace, name, old, merge_patch(old, change))
 
     def apply(
@@ -157,16 +160,22 @@ class Store:
         gone = {**old, "metadata": {**old["metadata"], "resourceVersion": str(self.version)}}
         self._log(Change(self.version, plural, namespace, gone, None))
 
-    def evict(self, namespace: str, name: str) -> None:
+    def evict(self, namespace: str, name: str, uid: Optional[str] = None) -> None:
         """The eviction of a pod: 429 where a PodDisruptionBudget of its namespace has none left for it."""
+        self.may_evict(namespace, name, uid)
+        self.delete("v1/pods", namespace, name)
+
+    def may_evict(self, namespace: str, name: str, uid: Optional[str] = None) -> None:
+        """What is in the way of an eviction."""
         pod = self.get("v1/pods", namespace, name)
+        if uid is not None and uid != pod["metadata"]["uid"]:
+            raise Refusal(409, "Conflict", f"Precondition failed: UID in precondition: {uid}")
         for budget in self.list("policy/v1/poddisruptionbudgets", namespace):
             wanted = budget["spec"]["selector"]["matchLabels"]
             labels = pod["metadata"].get("labels") or {}
             if wanted.items() <= labels.items() and not budget.get("status", {}).get("disruptionsAllowed"):
                 message = "Cannot evict pod as it would violate the pod's disruption budget."
                 raise Refusal(429, "TooManyRequests", message)
-        self.delete("v1/pods", namespace, name)
 
     def put(self, plural: str, document: Doc) -> Doc:
         """As a test sets the world: created or replaced, status too, whatever was there."""

@@ -21,7 +21,7 @@ from nvdriver_build.fleet.names import LABEL
 
 TICK = 0.05
 IMAGE = "quay.io/example/driver@sha256:0"
-PACE = Pace(settled=0.03, most=0.2, resync=60.0, absent=60.0, retry=0.05)
+PACE = Pace(settled=0.03, most=0.2, resync=60.0, absent=60.0, retry=0.05, again=0.1)
 
 
 class Rig:

@@ -7,7 +7,7 @@ from typing import Callable, Iterator, List, Optional, TypeVar
 from api_store import Refusal, Store
 
 from nvdriver_build.fleet.controller.api import Document, Event, Listing, refusal
-from nvdriver_build.fleet.controller.kinds import Kind
+from nvdriver_build.fleet.controller.kinds import POD, Kind
 from nvdriver_build.fleet.objects import part, text
 
 T = TypeVar("T")
@@ -32,9 +32,11 @@ class MemoryApi:
     def get(self, kind: Kind, name: str, namespace: Optional[str] = None) -> Document:
         return self._do("get", kind, lambda: self.store.get(path_of(kind), namespace or "", name))
 
-    def pages(self, kind: Kind, namespace: Optional[str] = None, labels: str = "") -> Iterator[Listing]:
+    def pages(
+        self, kind: Kind, namespace: Optional[str] = None, labels: str = "", fields: str = ""
+    ) -> Iterator[Listing]:
         def listing() -> Listing:
-            found = self.store.list(path_of(kind), namespace or "", labels)
+            found = self.store.list(path_of(kind), namespace or "", labels, fields)
             return Listing(found, str(self.store.version))
 
         yield self._do("list", kind, listing)
@@ -84,6 +86,9 @@ class MemoryApi:
     ) -> None:
         same = {field: text(like, "metadata", field) for field in ("uid", "resourceVersion")} if like else {}
         self._do("delete", kind, lambda: self.store.delete(path_of(kind), namespace or "", name, same))
+
+    def evict(self, name: str, namespace: str, uid: Optional[str] = None) -> None:
+        self._do("evict", POD, lambda: self.store.evict(namespace, name, uid))
 
     def _do(self, verb: str, kind: Kind, what: Callable[[], T]) -> T:
         self.requests.append((verb, kind.plural))

@@ -87,4 +87,36 @@ FAULTS: Dict[str, Tuple[Patch, ...]] = {
         Patch("plan/toolkits.py", "    return release(parts(told).base, arch, flavour) if told else None\n",
               "    return told\n"),
     ),
+    "a node too many": (
+        Patch("upgrade/rollout.py", "max(0, limit - len(taken | found.down))", "limit"),
+    ),
+    "two masters": (
+        Patch("upgrade/choosing.py", "    if node.kept_out is not None:\n        return node.kept_out\n", ""),
+        Patch("upgrade/deciding.py", " and facts.kept_out is None", ""),
+    ),
+    "a person's cordon is taken for ours": (
+        Patch("upgrade/choosing.py", '    return "" if node.schedulable else _CORDONED\n', '    return ""\n'),
+        Patch("upgrade/deciding.py", "facts.ready and facts.schedulable and", "facts.ready and"),
+    ),
+    "a driver goes under its users": (
+        Patch("upgrade/deciding.py", "    if node.workloads:\n", "    if False:\n"),
+        Patch("upgrade/deciding.py", "if old and (node.workloads or", "if old and (False or"),
+    ),
+    "the view says which nodes are under way": (
+        Patch("controller/upgrading.py", "in self.api.pages(NODE, labels=UPGRADE)", "in ()"),
+    ),
+    "a node is cordoned before that is noted": (
+        Patch("controller/upgrading.py", "        self.api.merge(NODE, name, change)\n",
+              "        if 'spec' in change:\n"
+              "            self.api.merge(NODE, name, {'spec': change.pop('spec')})\n"
+              "            del change['metadata']['resourceVersion']\n"
+              "        self.api.merge(NODE, name, change)\n"),
+    ),
+    "components stay paused": (
+        Patch("upgrade/deciding.py", '    return Patch("UpgradeFinished", message, None, _uncordon(state), node.paused)\n',
+              '    return Patch("UpgradeFinished", message, None, _uncordon(state))\n'),
+    ),
+    "a cordon of ours stays": (
+        Patch("upgrade/deciding.py", "    return False if state.cordoned else None\n", "    return None\n"),
+    ),
 }  # fmt: skip

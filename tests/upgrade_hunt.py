@@ -16,7 +16,7 @@ import structlog
 from upgrade_scripts import SCENARIOS, random_script
 from upgrade_sim import run
 
-PARTS = 4
+PARTS = 5
 
 
 def main(count: int) -> int:

@@ -22,17 +22,23 @@ _WORLD = (
     "jobs_fail",
     "unpullable",
 )  # fmt: skip
+_DRIVER = ("driver", "driver", "driver", "cordon", "budget", "budget", "bare", "master", "standby", "standby")
 _TROUBLE = ("fail", "gone", "blind", "lag", "restart", "crash", "meddle")
 _PARTS = (
     (*_COMMON, "reboot", "stale", "pause"),
     (*_COMMON, *_WORLD),
     (*_COMMON, *_TROUBLE),
     (*_COMMON, *_WORLD, *_TROUBLE),
+    (*_COMMON[:3], *_DRIVER, *_DRIVER, *_TROUBLE[:-1], "reboot", "add", "remove", "pause"),
 )
 
 
+DRIVERS = 4
+"""The part of upgrades of the driver itself."""
+
+
 def scripts(part: int) -> strategies.SearchStrategy[Script]:
-    """Upgrades: calm ones, in a messy cluster, with trouble of the API, and all of it."""
+    """Upgrades: calm ones, in a messy cluster, with trouble of the API, and all of it; those of drivers."""
     number = strategies.integers(0, 35)
     waits = strategies.sampled_from((0, 0, 1, 2, 3, 5, 8, 12))
     steps = strategies.builds(
@@ -51,6 +57,9 @@ def scripts(part: int) -> strategies.SearchStrategy[Script]:
         tell_lag=strategies.integers(0, 2),
         registry=strategies.booleans(),
         asked=strategies.booleans(),
+        works=strategies.integers(0, 4) if part == DRIVERS else strategies.just(0),
+        plugin=strategies.booleans() if part == DRIVERS else strategies.just(False),
+        most=strategies.integers(1, 2),
     )
 
 
@@ -77,6 +86,9 @@ def random_script(chance: random.Random, part: int) -> Script:
         tell_lag=chance.randint(0, 2),
         registry=chance.random() < 0.5,
         asked=chance.random() < 0.5,
+        works=chance.randint(0, 4) if part == DRIVERS else 0,
+        plugin=part == DRIVERS and chance.random() < 0.5,
+        most=chance.randint(1, 2),
     )
 
 
@@ -125,6 +137,30 @@ SCENARIOS: Dict[str, Script] = {
         (Step(5, "fail", 3, 7), Step(1, "announce", 0, 27), Step(1, "upgrade")),
         registry=False,
         asked=False,
+    ),
+    "a new driver": Script(_THREE, (Step(16, "driver", 1),), works=3, plugin=True),
+    "a new driver in the midst of an upgrade": Script(
+        _THREE, (Step(9, "upgrade", 1), Step(4, "driver", 1)), at_once=2, works=2, most=2
+    ),
+    "a budget that forbids for ever": Script(
+        _THREE, (Step(16, "budget"), Step(1, "driver", 1), Step(60, "restart")), works=3
+    ),
+    "a driver that does not become ready, and back": Script(
+        _THREE, (Step(16, "driver", 1), Step(20, "driver", 2, 3), Step(60, "driver", 1)), works=2, plugin=True
+    ),
+    "killed between its steps": Script(
+        _THREE,
+        (Step(16, "driver", 1), *(Step(2, "crash", 0, number) for number in range(8))),
+        works=3,
+        plugin=True,
+    ),
+    "a person has cordoned a node": Script(
+        _THREE, (Step(16, "cordon", 1), Step(1, "driver", 1), Step(50, "pause")), works=2
+    ),
+    "another leads, with an old view": Script(
+        _THREE,
+        (Step(16, "driver", 1), Step(0, "standby"), Step(3, "standby", 0, 3), Step(6, "pause")),
+        works=3,
     ),
 }
 """What upgrades are like. A script that shows a bug comes here, under the name of what went wrong."""

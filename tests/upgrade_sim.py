@@ -5,12 +5,16 @@ Properties are checked at every tick: `run(script)` raises AssertionError where 
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from api_store import Refusal
-from attrs import define, field
+from attrs import define, evolve, field
 from memory_api import MemoryApi
+from upgrade_works import PLUGIN
 from upgrade_world import (
+    CHANGES,
     DAEMONSETS,
     END,
     LOAD,
@@ -26,19 +30,28 @@ from upgrade_world import (
 
 from nvdriver_build.errors import ClusterError
 from nvdriver_build.fleet.controller.api import Document, Unreachable, refusal
+from nvdriver_build.fleet.controller.election import utc
 from nvdriver_build.fleet.controller.following import followers
-from nvdriver_build.fleet.controller.kinds import Kind
+from nvdriver_build.fleet.controller.kinds import POD, Kind
 from nvdriver_build.fleet.controller.rounds import Outcome, Rounds
 from nvdriver_build.fleet.controller.view import View
 from nvdriver_build.fleet.manifests import Driver
-from nvdriver_build.fleet.names import LABEL
+from nvdriver_build.fleet.names import LABEL, UPGRADE
 from nvdriver_build.fleet.plan import Plan
+from nvdriver_build.fleet.upgrade import FAILED, REPLACING, State, read_state
 
 RELEASES = tuple(Release(number, number % 3) for number in range(1, 6))
 CALM = 3
 """Ticks without trouble after which everything has to be as it should."""
 SETTLE = 60
 SLACK = START + LOAD + END + 4
+SECONDS = 5.0
+"""Of a tick, for time limits."""
+DRAIN, READY = 60, 120
+EACH, HELP = 40, 20
+"""Ticks that a node may take for its new driver, and between a person's looks."""
+START_OF_TIME = datetime.datetime(2026, 11, 26, tzinfo=datetime.timezone.utc)
+MASTER = "nvidia.com/gpu-driver-upgrade-enabled"
 KINDS = ("nodes", "daemonsets", "imagestreams", "pods", "jobs", "configmaps")
 
 
@@ -63,6 +76,11 @@ class Script(NamedTuple):
     registry: bool = True
     asked: bool = True
     """Whether the planner can ask the registry."""
+    works: int = 0
+    """Pods that use a GPU."""
+    plugin: bool = False
+    most: int = 1
+    """Nodes that may be unavailable."""
 
 
 class Crash(BaseException):
@@ -84,6 +102,26 @@ class WatchedApi(MemoryApi):
 
     world: World
 
+    def merge(self, kind: Kind, name: str, change: Document, namespace: Optional[str] = None) -> Document:
+        if kind.plural == "nodes":
+            return self._do("patch", kind, lambda: self._change(name, change))
+        return super().merge(kind, name, change, namespace)
+
+    def _change(self, name: str, change: Document) -> Document:
+        """A node that is begun is free, and only a cordon of ours is taken away."""
+        before = self.store.get(NODES, "", name)
+        after = self.store.merge(NODES, "", name, change)
+        old, new = state_of(before), state_of(after)
+        if new is not None and old is None:
+            assert not before["spec"].get("unschedulable"), f"{name} was cordoned by another"
+            assert MASTER not in before["metadata"]["annotations"], f"{name} has another master"
+        if before["spec"].get("unschedulable") and not after["spec"].get("unschedulable"):
+            assert old is not None and old.cordoned, f"{name} is uncordoned, not by who cordoned it"
+        return after
+
+    def evict(self, name: str, namespace: str, uid: Optional[str] = None) -> None:
+        self._do("evict", POD, lambda: self.world.works.evict(name, uid))
+
     def delete(
         self, kind: Kind, name: str, namespace: Optional[str] = None, like: Optional[Document] = None
     ) -> None:
@@ -99,8 +137,17 @@ class WatchedApi(MemoryApi):
         pod, there = self.world.pods.get(name), self.store.get(PODS, SPACE, name)
         if like and like["metadata"]["resourceVersion"] != there["metadata"]["resourceVersion"]:
             raise Refusal(409, "Conflict", f"{name} is another one now")
-        assert pod is None or pod.phase != "ready", f"the pod {name} is deleted while it is ready"
+        if pod is not None and pod.phase == "ready":
+            state = state_of(self.store.get(NODES, "", pod.node))
+            assert state is not None and state.stage == REPLACING, f"{name} is deleted while it is ready"
+            users = self.world.works.on(pod.node)
+            assert not users, f"the driver's pod {name} is deleted under {users}"
         self.world.end(name)
+
+
+def state_of(node: Document) -> Optional[State]:
+    """How far a node's driver is on its way."""
+    return read_state(node["metadata"].get("annotations", {}).get(UPGRADE))
 
 
 @define
@@ -110,6 +157,7 @@ class Controller:
     api: MemoryApi
     driver: Driver
     sets: Optional[Registry]
+    wall: Callable[[], datetime.datetime] = utc
     view: View = field(init=False)
     rounds: Rounds = field(init=False)
     followers: Tuple[Any, ...] = field(init=False)
@@ -119,7 +167,7 @@ class Controller:
 
     def __attrs_post_init__(self) -> None:
         self.view = View(self.driver.name, self._wake)
-        self.rounds = Rounds(self.api, self.view, self.driver, sets=self.sets)
+        self.rounds = Rounds(self.api, self.view, self.driver, sets=self.sets, wall=self.wall)
         self.followers = followers(self.api, self.view, self.driver.namespace)
 
     def _wake(self) -> None:
@@ -138,6 +186,7 @@ class Controller:
         self.due = False
         outcome = self.rounds.run()
         self.plan = outcome.plan
+        self.due = self.due or outcome.again
         if outcome.failed:
             self.failed = self.due = True
         return outcome
@@ -163,6 +212,7 @@ class Simulation:
     seen_loads: int = 0
     newest: Release = RELEASES[0]
     late: List[Tuple[int, Release, int]] = field(factory=list)
+    standby: Optional[Controller] = None
 
     def __attrs_post_init__(self) -> None:
         script = self.script
@@ -172,7 +222,12 @@ class Simulation:
         given: Dict[str, Any] = (
             {"registry": "registry.example/nvidia", "sign_secret": "signing"} if script.registry else {}
         )
-        self.driver = Driver(image="quay.io/example/driver@sha256:0", namespace=SPACE, **given)
+        upgrade = {"max_unavailable": script.most, "drain_seconds": DRAIN, "ready_seconds": READY}
+        self.driver = Driver(
+            image="quay.io/example/driver@sha256:0", namespace=SPACE, upgrade=upgrade, **given
+        )
+        self.world.works.wanted, self.world.works.plugin = script.works, script.plugin
+        self.world.works.budget(1)
         self.api = WatchedApi(self.world.store)
         self.api.world = self.world
         self.api.fault = self._fault
@@ -188,8 +243,7 @@ class Simulation:
                 self.tick()
             self._do(step)
         self._quiet()
-        for _ in range(SETTLE):
-            self.tick()
+        self._settle()
         self._check_end()
         self._check_still()
         return self
@@ -200,7 +254,7 @@ class Simulation:
             self.late.remove((when, release, how))
             self._offer(release, how)
         for machine in world.machines.values():
-            if machine.fell is not None and world.now - self.troubled <= 1:
+            if machine.fell is not None and (world.now - self.troubled <= 1 or self.driver.env):
                 machine.disturbed = True
         before = {name for name, each in world.machines.items() if each.down}
         self._see_what_is_coming()
@@ -305,6 +359,51 @@ class Simulation:
                 )
         self._trouble(2)
 
+    def _do_driver(self, step: Step, *_: object) -> None:
+        """Another driver, maybe one that does not become ready, or one from before."""
+        value = str(step.which % 3)
+        if step.how % 4 == 3:
+            self.world.bad.add(value)
+        self.driver = evolve(self.driver, env={CHANGES: value})
+        self._restart()
+
+    def _do_cordon(self, step: Step, _: Release, name: str) -> None:
+        """A person cordons a node that is not, and that we do not change; or takes that away."""
+        if step.how % 3 == 2:
+            self._uncordon()
+        elif not self._marked(name) and not self.world.store.get(NODES, "", name)["spec"]:
+            self.world.persons.add(name)
+            self.world.cordon(name, True)
+
+    def _do_budget(self, step: Step, *_: object) -> None:
+        """Nothing may be evicted any more, or it may again."""
+        self.world.works.budget(step.how % 2)
+
+    def _do_bare(self, step: Step, _: Release, name: str) -> None:
+        if step.how % 3 == 2:
+            self.world.works.free()
+        else:
+            self.world.works.bare(name)
+
+    def _do_master(self, step: Step, _: Release, name: str) -> None:
+        """The GPU Operator's upgrade controller takes a node, or leaves it."""
+        value = "true" if step.how % 2 else None
+        self.world.store.merge(NODES, "", name, {"metadata": {"annotations": {MASTER: value}}})
+
+    def _do_standby(self, step: Step, *_: object) -> None:
+        """Another controller reads everything, then takes over when the view of it is old."""
+        if self.standby is None:
+            self.standby = self._controller()
+            for each in self.standby.followers:
+                with contextlib.suppress(ClusterError):
+                    each.once()
+        else:
+            for plural in ("nodes", "pods"):
+                self.blind_until[plural] = self.world.now + 1 + step.how % 4
+                self.api.blind.add(plural)
+            self.controller, self.standby = self.standby, None
+            self._trouble(2 + step.how % 4)
+
     def _do_jobs_fail(self, step: Step, *_: object) -> None:
         self.world.failing_jobs = not self.world.failing_jobs
 
@@ -371,8 +470,14 @@ class Simulation:
     # trouble
 
     def _restart(self) -> None:
+        self.controller, self.standby = self._controller(), None
+
+    def _controller(self) -> Controller:
         sets = Registry(self.world) if self.script.asked else None
-        self.controller = Controller(self.api, self.driver, sets)
+        return Controller(self.api, self.driver, sets, self._wall)
+
+    def _wall(self) -> datetime.datetime:
+        return START_OF_TIME + datetime.timedelta(seconds=SECONDS * self.world.now)
 
     def _trouble(self, ticks: int) -> None:
         self.troubled = max(self.troubled, self.world.now + ticks)
@@ -393,6 +498,49 @@ class Simulation:
         for _, release, kind in self.late:
             self._offer(release, kind)
         self.late = []
+        self.world.bad.clear()
+        self.world.works.budget(1)
+        self.world.works.free()
+        self._uncordon()
+        for name in self.world.machines:
+            self.world.store.merge(NODES, "", name, {"metadata": {"annotations": {MASTER: None}}})
+
+    def _uncordon(self) -> None:
+        for name in self.world.persons:
+            self.world.cordon(name, False)
+        self.world.persons.clear()
+
+    def _settle(self) -> None:
+        """A new driver takes its time, and a person helps it on now and then."""
+        for _ in range(SETTLE):
+            self.tick()
+        for number in range(EACH * len(self.world.machines) if self.driver.env else 0):
+            if number % HELP == 0:
+                self._resume()
+            if not self._upgrading():
+                return
+            self.tick()
+
+    def _resume(self) -> None:
+        """As the reason UpgradeStopped says."""
+        for name in self.world.machines:
+            state = state_of(self.world.store.get(NODES, "", name))
+            if state is not None and state.stage == FAILED and not state.cordoned:
+                self.world.store.merge(NODES, "", name, {"metadata": {"annotations": {UPGRADE: None}}})
+
+    def _upgrading(self) -> bool:
+        return any(
+            self._marked(name) or not self.world.driver_ready(name) or self._old(name)
+            for name in self.world.machines
+        )
+
+    def _marked(self, name: str) -> bool:
+        metadata = self.world.store.get(NODES, "", name)["metadata"]
+        return UPGRADE in metadata["annotations"] or UPGRADE in metadata["labels"]
+
+    def _old(self, name: str) -> bool:
+        value = self.driver.env.get(CHANGES, "")
+        return any(pod.node == name and pod.value != value for pod in self.world.pods.values())
 
     # properties
 
@@ -410,6 +558,16 @@ class Simulation:
         if world.now > self.troubled and not self.controller.failed:
             self._check_labels()
         self._check_gaps()
+        self._check_upgrade()
+
+    def _check_upgrade(self) -> None:
+        """No more nodes are taken down than may be; a person's cordon stays."""
+        nodes = self.world.store.objects.get(NODES, {})
+        states = {name: state_of(node) for (_, name), node in nodes.items()}
+        down = [name for name, state in states.items() if state is not None and state.down]
+        assert len(down) <= self.script.most, f"{down} are taken down at once"
+        for name in self.world.persons:
+            assert nodes["", name]["spec"].get("unschedulable"), f"a person's cordon of {name} is gone"
 
     def _check_labels(self) -> None:
         """Within one round of a change of nodeInfo the label is right."""
@@ -478,6 +636,17 @@ class Simulation:
         assert running <= there, f"no DaemonSet for {running - there}"
         assert there <= running | coming, f"DaemonSets of versions that are gone: {there - running - coming}"
         self._check_objects()
+        if all(map(self._can_serve, self.world.machines.values())):
+            self._check_drivers()
+
+    def _check_drivers(self) -> None:
+        """Every node has the driver that is wanted, and is left alone."""
+        for name, machine in self.world.machines.items():
+            assert not self._old(name), f"{name} has an old driver: {self._why(machine)}"
+            assert not self._marked(name), f"{name} is still under way"
+            node = self.world.store.get(NODES, "", name)
+            assert not node["spec"].get("unschedulable"), f"{name} stays cordoned"
+            assert node["metadata"]["labels"].get(PLUGIN) in (None, "true"), f"{name} stays paused"
 
     def _check_objects(self) -> None:
         """Our objects are as they were meant, whatever others did to them."""

@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 from api_store import Doc, Refusal, Store
 from attrs import define, field, frozen
+from upgrade_works import Works
 
 from nvdriver_build.fleet.names import GPU_LABEL, LABEL, NFD_VERSION
 
@@ -18,6 +19,8 @@ NODES, DAEMONSETS, PODS, JOBS = "v1/nodes", "apps/v1/daemonsets", "v1/pods", "ba
 STREAMS, STREAM_TAGS = "image.openshift.io/v1/imagestreams", "image.openshift.io/v1/imagestreamtags"
 POOLS = "machineconfiguration.openshift.io/v1/machineconfigpools"
 MACHINES = {"x86_64": ("amd64", "x86_64"), "arm64": ("arm64", "aarch64")}
+CHANGES = "NVDRIVER_JOBS"
+"""The setting by which drivers differ here: no set is another one for it."""
 START, BUILD, LOAD, RETRY, END, PREBUILD = 1, 4, 1, 3, 1, 4
 """Ticks: a pod starts, builds, loads, tries again, ends; a Job runs."""
 
@@ -92,6 +95,8 @@ class PodState:
     kernel: Optional[str] = None
     """Of the modules that are loaded."""
     ending: Optional[int] = None
+    value: str = ""
+    """Of the setting that tells one driver from another."""
 
 
 @define
@@ -122,6 +127,14 @@ class World:
     """(node, kernel of the toolkit, kernel of the node), of every header check that passed."""
     gaps: List[Tuple[str, int, bool, bool]] = field(factory=list)
     """(node, ticks without a driver, prebuilt before, disturbed), of every reboot."""
+    works: Works = field(init=False)
+    bad: Set[str] = field(factory=set)
+    """Drivers that do not become ready."""
+    persons: Set[str] = field(factory=set)
+    """Nodes that a person has cordoned."""
+
+    def __attrs_post_init__(self) -> None:
+        self.works = Works(self)
 
     # what a script does
 
@@ -129,10 +142,12 @@ class World:
         self.machines[machine.name] = machine
         machine.told = machine.labelled = machine.release
         self._tell(machine)
+        self.works.add(machine.name)
 
     def remove(self, name: str) -> None:
         if name in self.machines:
             del self.machines[name]
+            self.persons.discard(name)
             self.store.delete(NODES, "", name)
 
     def offer(
@@ -171,8 +186,13 @@ class World:
         self._daemonsets()
         for pod in list(self.pods.values()):
             self._kubelet(pod)
+        self.works.tick()
         self._statuses()
         self._run_jobs()
+
+    def cordon(self, name: str, on: bool) -> None:
+        """By whoever: the last word counts."""
+        self.store.merge(NODES, "", name, {"spec": {"unschedulable": True if on else None}})
 
     def _machine_config(self) -> None:
         busy = sum(1 for each in self.machines.values() if each.down or each.cordoned)
@@ -181,6 +201,7 @@ class World:
                 continue
             busy += 1
             machine.cordoned = True
+            self.cordon(machine.name, True)
             self._fall(machine)
 
     def _fall(self, machine: Machine) -> None:
@@ -201,6 +222,9 @@ class World:
                 machine.release, machine.target = machine.target or machine.release, None
                 machine.prebuilt = machine.prebuilt and machine.release == machine.following
                 machine.boots += 1
+                if machine.cordoned:  # the Machine Config Operator takes it away, whoever's it was
+                    self.cordon(machine.name, False)
+                    self.persons.discard(machine.name)
                 machine.tell_in, machine.cordoned = self.tell_lag, False
                 machine.label_in = {"fresh": 0, "late": self.label_lag}.get(machine.nfd, 1 << 30)
         if machine.down:
@@ -234,9 +258,10 @@ class World:
             "machineconfiguration.openshift.io/currentConfig": machine.release.version,
             "machineconfiguration.openshift.io/desiredConfig": desired,
         }
+        notes = {**(known.get("annotations") or {}), **notes}
         new: Doc = {
             "metadata": {**known, "name": machine.name, "labels": labels, "annotations": notes},
-            "spec": {"unschedulable": True} if machine.cordoned else {},
+            "spec": old["spec"] if old else {},
             "status": {
                 "nodeInfo": {
                     "kernelVersion": told.kernel(machine.arch), "osImage": told.os_image(),
@@ -307,9 +332,11 @@ class World:
         toolkits = [each["image"] for each in template["spec"]["containers"][1:2]]
         name = f"{daemonset['metadata']['name']}-{self.serial}"
         version = daemonset["metadata"]["annotations"][LABEL]
+        env = {each["name"]: each.get("value") for each in template["spec"]["containers"][0].get("env", ())}
         state = PodState(
             name, daemonset["metadata"]["name"], node, version, toolkits[0] if toolkits else None
         )
+        state.value = env.get(CHANGES) or ""
         self.pods[name] = state
         metadata = {**template["metadata"], "name": name, "namespace": SPACE}
         self.store.create(
@@ -373,7 +400,7 @@ class World:
             each.ending is not None or each.phase != "starting" for each in others
         ):
             return  # anti-affinity: one driver on a node
-        if pod.phase != "ready":
+        if pod.phase != "ready" and pod.value not in self.bad:
             pod.timer -= 1
             if pod.timer <= 0:
                 self._advance(pod, machine)

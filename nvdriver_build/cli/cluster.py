@@ -27,7 +27,7 @@ from nvdriver_build.fleet.manifests import Driver
 from nvdriver_build.fleet.objects import entries, part
 from nvdriver_build.fleet.plan.values import BLOCKED as STATES
 from nvdriver_build.fleet.reading import to_yaml
-from nvdriver_build.fleet.status import BLOCKED, status_document, status_rows
+from nvdriver_build.fleet.status import BLOCKED, status_document, status_rows, upgrade_lines
 
 _KINDS = {kind.name: kind for kind in (CONFIG_MAP, DAEMONSET, JOB)}
 _EVERY = 2.0
@@ -50,6 +50,8 @@ def apply_round(api: Api, driver: Driver, overrides: Mapping[str, str]) -> Outco
     outcome = apply_once(api, driver, overrides)
     for each in outcome.done:
         say(each.message)
+    for reason in outcome.upgrade.reasons if outcome.upgrade else ():
+        say(f"{reason.message}: {reason.hint}" if reason.hint else reason.message)
     for failed in outcome.failed[1:]:
         say(f"{failed.kind.name} {failed.name}: {failed.error.message}")
     if outcome.failed:
@@ -131,6 +133,9 @@ def print_status(document: Mapping[str, Any]) -> None:
             said = f"{each.get('type')}={each.get('status')} since {each.get('lastTransitionTime')}"
             say(f"{said}: {each.get('message')}")
     _explain(document["reasons"])
+    for line in upgrade_lines(document):
+        say(line)
+    _explain(part(document, "upgrade").get("reasons"))
 
 
 def _explain(reasons: object) -> None:

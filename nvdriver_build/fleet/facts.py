@@ -21,7 +21,8 @@ class Node:
     `64k` or `debug`. `gpu` is whether a driver of ours belongs here; where something forbids it, `excluded`
     is what. `label` is the value of our own node label, None without it. `boot_id` changes at each boot.
     `updating` is whether the Machine Config Operator is about to change this node. `pool` is the name of
-    its MachineConfigPool.
+    its MachineConfigPool. `upgrade` is our annotation of that name, empty where only the label is there;
+    `kept_out` is the word of others that their drivers are not ours to change.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Node:
     label: Optional[str] = None
     updating: bool = False
     pool: Optional[str] = None
+    upgrade: Optional[str] = None
+    kept_out: Optional[str] = None
     reasons: tuple[Reason, ...] = ()
 
 
@@ -91,6 +94,7 @@ class DaemonSet:
     """A driver's DaemonSet. `ours` where we manage it; `version` is the RHCOS version that it is for.
 
     `pods` counts those that exist, on whatever node; None where its status is not of its present form.
+    `driver` is the digest of the driver that its pods get (`names.DRIVER_NOTE`).
     """
 
     name: str
@@ -100,6 +104,7 @@ class DaemonSet:
     pods: Optional[int] = None
     desired: Optional[int] = None
     ready: Optional[int] = None
+    driver: Optional[str] = None
 
 
 @frozen

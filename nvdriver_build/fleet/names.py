@@ -11,6 +11,14 @@ CONFIG_NOTE = "nvdriver-build/config"
 """On a pod: a digest over what ConfigMaps and Secrets hold that the driver reads."""
 TEMPLATE_NOTE = "nvdriver-build/template"
 """On a pod: a digest of the template that it was made from."""
+DRIVER_NOTE = "nvdriver-build/driver"
+"""On a pod: a digest of all of its template but the Driver Toolkit. A toolkit that comes, goes or is another
+one is no reason to replace a driver that runs.
+"""
+UPGRADE = "nvdriver-build/upgrade"
+"""On a node whose driver is being changed: how far it is (annotation, `fleet.upgrade.state`), and its stage
+(label), by which such nodes are found.
+"""
 KEY_NOTE = "nvdriver-build/prebuild"
 """On a Job: a digest of what it builds."""
 MANAGED_BY, COMPONENT = "app.kubernetes.io/managed-by", "app.kubernetes.io/component"

@@ -20,7 +20,24 @@ def status_document(status: object, daemonsets: Sequence[object]) -> dict[str, A
         "remove": part(plan).get("remove") or [],
         "conditions": list(entries(conditions)),
         "reasons": list(entries(plan, "reasons")),
+        "upgrade": part(_parsed(status, "upgrade")) or None,
     }
+
+
+def upgrade_lines(document: Mapping[str, Any]) -> list[str]:
+    """How far a new driver is; nothing where none is on its way."""
+    found = part(document, "upgrade")
+    if not found:
+        return []
+    counts = [f"{number(found, 'waiting')} waiting", f"{len(list(entries(found, 'failed')))} failed"]
+    head = f"upgrade: {number(found, 'done')} of {number(found, 'nodes')} nodes done, {', '.join(counts)}"
+    nodes = [each for kind in ("in_progress", "failed") for each in entries(found, kind)]
+    return [head, *(f"  {_node(each)}" for each in nodes)]
+
+
+def _node(each: Mapping[str, Any]) -> str:
+    why = text(each, "why")
+    return f"{each.get('node')}: {each.get('stage')} since {each.get('since')}" + (f": {why}" if why else "")
 
 
 def status_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:

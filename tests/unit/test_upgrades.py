@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Iterator
+from typing import Dict, Iterator, Tuple
 
 import pytest
 
@@ -16,11 +16,11 @@ pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 an
 import structlog
 from hypothesis import given, settings
 from upgrade_scripts import SCENARIOS, scripts
-from upgrade_sim import Script, run
+from upgrade_sim import Script, Simulation, Step, run
 
 pytestmark = pytest.mark.once
 UPGRADES = int(os.environ.get("UPGRADES", "5000" if os.environ.get("CI") else "300"))
-PARTS = 4
+PARTS = 5
 """Of the random upgrades, so that several cores can share them."""
 
 
@@ -48,3 +48,23 @@ def test_random_upgrades(part: int) -> None:
 def test_scenarios(name: str) -> None:
     """Upgrades of each kind that there is, and those that once showed a bug."""
     run(SCENARIOS[name])
+
+
+def test_a_driver_that_fails_elsewhere_does_not_come_by_a_reboot() -> None:
+    """A node whose driver is not ready gets the new one at once; its old one, where the new one fails."""
+    sim = Simulation(Script(nodes=(("x86_64", "fresh"),) * 3))
+    world = sim.world
+    sim.world.bad.add("1")
+
+    def after(step: Step, ticks: int) -> Dict[str, Tuple[str, bool]]:
+        sim._do(step)
+        for _ in range(ticks):
+            sim.tick()
+        return {pod.node: (pod.value, pod.phase == "ready") for pod in world.pods.values()}
+
+    assert set(after(Step(0, "restart"), 16).values()) == {("", True)}
+    found = after(Step(0, "driver", 1), 60)
+    assert found["node-0"] == ("1", False)
+    assert after(Step(0, "reboot", 1), 20)["node-1"] == ("", True)
+    world.bad.clear()
+    assert set(after(Step(0, "restart"), 60).values()) == {("1", True)}

@@ -16,7 +16,7 @@ from nvdriver_build.errors import ClusterError
 from nvdriver_build.fleet.controller.api import Api, Conflict, Document, Missing
 from nvdriver_build.fleet.controller.kinds import CONFIG_MAP, DAEMONSET, JOB, NODE, POD, Kind
 from nvdriver_build.fleet.controller.view import Live, Pod, View, live
-from nvdriver_build.fleet.names import COMPONENT, DRIVER, LABEL, TEMPLATE_NOTE
+from nvdriver_build.fleet.names import COMPONENT, DRIVER, DRIVER_NOTE, LABEL, TEMPLATE_NOTE
 from nvdriver_build.fleet.objects import text, texts
 from nvdriver_build.fleet.plan import Plan
 from nvdriver_build.fleet.versions import digest, label_value
@@ -80,6 +80,8 @@ class Acting:
     namespace: str
     applied: Applied
     guard: Guard
+    failing: bool = False
+    """Whether the driver that is wanted does not become ready somewhere."""
     done: list[Done] = field(factory=list)
     failed: list[Failed] = field(factory=list)
 
@@ -137,11 +139,14 @@ class Acting:
         return f"NodeLabelled: {LABEL} of {name} is {value or 'taken away'}"
 
     def _replace_pods(self, objects: list[dict[str, Any]]) -> None:
-        """Pods that are not ready and of an older template: OnDelete would leave them so for ever."""
-        templates = {version: note for version, note in map(_template, objects) if version}
+        """Pods that are not ready and of an older template: OnDelete would leave them so for ever. Of an
+        older driver they stay where the new one fails elsewhere: after a reboot theirs will be ready again.
+        """
+        templates = {version: notes for version, *notes in map(_template, objects) if version}
         for pod in list(self.view.pods.values.values()):
-            wanted = templates.get(pod.version or "")
-            if wanted and pod.template != wanted and not pod.ready and not pod.ending:
+            wanted, driver = templates.get(pod.version or "", (None, None))
+            held = self.failing and pod.driver != driver
+            if wanted and pod.template != wanted and not pod.ready and not pod.ending and not held:
                 self._try(self._delete_pod, POD, pod.name, pod)
 
     def _delete_pod(self, kind: Kind, name: str, seen: Pod) -> Optional[str]:
@@ -178,9 +183,14 @@ _WORDS = {
 }
 
 
-def _template(document: Document) -> tuple[Optional[str], Optional[str]]:
+def _template(document: Document) -> tuple[Optional[str], Optional[str], Optional[str]]:
+    """Version, digest of the template, and of its driver."""
     notes = texts(document, "spec", "template", "metadata", "annotations")
-    return texts(document, "metadata", "labels").get(LABEL), notes.get(TEMPLATE_NOTE)
+    return (
+        texts(document, "metadata", "labels").get(LABEL),
+        notes.get(TEMPLATE_NOTE),
+        notes.get(DRIVER_NOTE),
+    )
 
 
 def _name(document: Document) -> str:

@@ -89,8 +89,10 @@ class Api(Protocol):
     def get(self, kind: Kind, name: str, namespace: Optional[str] = None) -> Document:
         """One object."""
 
-    def pages(self, kind: Kind, namespace: Optional[str] = None, labels: str = "") -> Iterator[Listing]:
-        """All objects, page by page; `labels` is a label selector."""
+    def pages(
+        self, kind: Kind, namespace: Optional[str] = None, labels: str = "", fields: str = ""
+    ) -> Iterator[Listing]:
+        """All objects, page by page; `labels` is a label selector, `fields` one of fields."""
 
     def watch(
         self, kind: Kind, version: str, namespace: Optional[str] = None, labels: str = ""
@@ -113,3 +115,6 @@ class Api(Protocol):
         self, kind: Kind, name: str, namespace: Optional[str] = None, like: Optional[Document] = None
     ) -> None:
         """Delete it, and in the background what belongs to it; only the very object and version of `like`."""
+
+    def evict(self, name: str, namespace: str, uid: Optional[str] = None) -> None:
+        """Ask a pod to go, that very one; 429 where a PodDisruptionBudget forbids it now."""

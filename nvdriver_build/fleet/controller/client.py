@@ -85,9 +85,12 @@ class HttpApi:
         """One object."""
         return self._ask("get", kind, "GET", kind.path(namespace, name))
 
-    def pages(self, kind: Kind, namespace: Optional[str] = None, labels: str = "") -> Iterator[Listing]:
+    def pages(
+        self, kind: Kind, namespace: Optional[str] = None, labels: str = "", fields: str = ""
+    ) -> Iterator[Listing]:
         """All objects, page by page."""
-        query: dict[str, Any] = {"limit": PAGE, **({"labelSelector": labels} if labels else {})}
+        chosen = {"labelSelector": labels, "fieldSelector": fields}
+        query: dict[str, Any] = {"limit": PAGE, **{name: text for name, text in chosen.items() if text}}
         while True:
             page = self._page(kind, namespace, query)
             yield Listing(tuple(entries(page, "items")), text(page, "metadata", "resourceVersion") or "")
@@ -172,10 +175,12 @@ class HttpApi:
         asked = {**body, "preconditions": conditions} if conditions else body
         self._ask("delete", kind, "DELETE", kind.path(namespace, name), {}, asked)
 
-    def evict(self, name: str, namespace: str) -> None:
+    def evict(self, name: str, namespace: str, uid: Optional[str] = None) -> None:
         """Ask a pod to go, as PodDisruptionBudgets allow it: 429 where they do not."""
         metadata = {"name": name, "namespace": namespace}
-        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+        body: dict[str, Any] = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+        if uid is not None:
+            body["deleteOptions"] = {"preconditions": {"uid": uid}}
         self._ask("evict", POD, "POST", POD.path(namespace, name, "eviction"), {}, body)
 
     def _ask(

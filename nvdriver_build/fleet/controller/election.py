@@ -26,7 +26,8 @@ class Deposed(ApiError):
     """Another one leads, or may."""
 
 
-def _now() -> datetime.datetime:
+def utc() -> datetime.datetime:
+    """Now, as the API's timestamps have it."""
     return datetime.datetime.now(datetime.timezone.utc)
 
 
@@ -39,7 +40,7 @@ class Election:
     name: str
     identity: str
     clock: Callable[[], float] = time.monotonic
-    wall: Callable[[], datetime.datetime] = _now
+    wall: Callable[[], datetime.datetime] = utc
     _renewed: Optional[float] = None
     _seen: tuple[object, float] = (None, 0.0)
 

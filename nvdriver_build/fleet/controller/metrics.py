@@ -45,6 +45,12 @@ class Metrics:
             "Groups whose toolkit is missing or broken.",
             registry=self.registry,
         )
+        self._upgrade = Gauge(
+            f"{_PREFIX}upgrade_nodes",
+            "Nodes by what a new driver on its way is for them.",
+            ("state",),
+            registry=self.registry,
+        )
         self._leader = Gauge(f"{_PREFIX}leader", "1 where this one leads.", registry=self.registry)
         self._last = Gauge(
             f"{_PREFIX}last_round_timestamp_seconds",
@@ -76,6 +82,10 @@ class Metrics:
         self._nodes.clear()
         for group in outcome.plan.groups:
             self._nodes.labels(group.version or "", group.state).inc(len(group.nodes))
+        told = outcome.upgrade
+        self._upgrade.labels("waiting").set(told.waiting if told else 0)
+        self._upgrade.labels("in_progress").set(len(told.in_progress) if told else 0)
+        self._upgrade.labels("failed").set(len(told.failed) if told else 0)
         states = [group.state for group in outcome.plan.groups]
         self._blocked.set(sum(group.blocked for group in outcome.plan.groups))
         self._toolkits.set(states.count(BROKEN_TOOLKIT) + states.count(NO_TOOLKIT))

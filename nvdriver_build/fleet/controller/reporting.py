@@ -21,6 +21,7 @@ from nvdriver_build.fleet.objects import texts
 from nvdriver_build.fleet.plan import Plan, plan_document
 from nvdriver_build.fleet.plan.values import PREBUILD_WANTED, PREBUILDING
 from nvdriver_build.fleet.reasons import some
+from nvdriver_build.fleet.upgrade import rollout_document
 
 _MOST = 900_000
 """Bytes: a ConfigMap may have a MiB."""
@@ -46,6 +47,7 @@ class Reporter:
         conditions = self._since(_conditions(outcome))
         plan = json.dumps({"schema": 1, **plan_document(outcome.plan)}, indent=1)
         data = {"conditions": json.dumps(conditions, indent=1), "plan": plan if len(plan) < _MOST else "{}"}
+        data["upgrade"] = json.dumps(rollout_document(outcome.upgrade), indent=1)
         if data != self._written:
             document = made("v1", "ConfigMap", self.driver, status_name(self.driver), FLEET)
             self.api.apply(CONFIG_MAP, {**document, "data": data}, force=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional
+import datetime
+from typing import Any, Callable, Mapping, Optional
 
 from attrs import define, field, frozen
 
 from nvdriver_build.fleet.controller.acting import Acting, Applied, Done, Failed, Guard
 from nvdriver_build.fleet.controller.api import Api
+from nvdriver_build.fleet.controller.election import utc
+from nvdriver_build.fleet.controller.upgrading import Upgrading
 from nvdriver_build.fleet.controller.view import View
 from nvdriver_build.fleet.manifests import Driver, config_map, daemonset, plan_options, prebuild_job
 from nvdriver_build.fleet.plan import DaemonSetWanted, Plan, Sets, make_plan
+from nvdriver_build.fleet.upgrade import Rollout, upgrade_settings
 
 
 @frozen
@@ -20,6 +24,10 @@ class Outcome:
     plan: Plan
     done: tuple[Done, ...]
     failed: tuple[Failed, ...]
+    upgrade: Optional[Rollout] = None
+    """A new driver on its way."""
+    again: bool = False
+    """Whether something is under way that no watch tells of."""
 
 
 @define
@@ -34,6 +42,8 @@ class Rounds:
     contents: Mapping[str, str] = field(factory=dict)
     applied: Applied = field(factory=Applied)
     guard: Guard = lambda: None
+    wall: Callable[[], datetime.datetime] = utc
+    upgrades: bool = True
     _made: dict[DaemonSetWanted, Any] = field(factory=dict)
     _made_with: Mapping[str, str] = field(factory=dict)
 
@@ -57,6 +67,11 @@ class Rounds:
     def run(self) -> Outcome:
         """Plan and act. A write that fails is in the outcome; `guard` may raise."""
         plan = self.plan()
-        acting = Acting(self.api, self.view, self.driver.namespace, self.applied, self.guard)
-        acting.act(plan, self.objects(plan))
-        return Outcome(plan, tuple(acting.done), tuple(acting.failed))
+        objects, space, now = self.objects(plan), self.driver.namespace, self.wall()
+        settings = upgrade_settings(self.driver.upgrade)
+        more = Upgrading(self.api, self.view, space, settings, self.guard, now, self.upgrades)
+        acting = Acting(self.api, self.view, space, self.applied, self.guard, more.failing(objects))
+        acting.act(plan, objects)
+        told = more.run(objects)
+        done, failed = (*acting.done, *more.done), (*acting.failed, *more.failed)
+        return Outcome(plan, done, failed, told, more.again)

@@ -1,7 +1,8 @@
 """Kubernetes Events: what was done, what failed, and which group of nodes is blocked or not any more.
 
 An Event's name is made of what it says, so that a restarted controller, which says the same, writes none
-twice. None is written about a node: they would be in another namespace, and one for each node.
+twice. None is written about a node, which is in another namespace: what is done to one whose driver is
+replaced is told of the status.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import structlog
 from attrs import define, field, frozen
 
 from nvdriver_build.errors import ClusterError
-from nvdriver_build.fleet.controller.acting import Failed
+from nvdriver_build.fleet.controller.acting import Done, Failed
 from nvdriver_build.fleet.controller.api import Api, Conflict
 from nvdriver_build.fleet.controller.kinds import CONFIG_MAP, EVENT, NODE, Kind
 from nvdriver_build.fleet.controller.rounds import Outcome
 from nvdriver_build.fleet.plan import Group
+from nvdriver_build.fleet.reasons import Reason
 from nvdriver_build.fleet.versions import digest
 
 COMPONENT = "nvdriver-build"
+LABELLED = "NodeLabelled"
+"""Not told by an Event: there is one for each node."""
+_BAD = ("UpgradeFailed",)
 _MOST = 1024
 _log = structlog.get_logger()
 
@@ -50,14 +55,21 @@ class Teller:
         """Never fails: an Event that is lost is also in log and status."""
         states = {self._group(group) for group in outcome.plan.groups}
         failures = {self._failure(each) for each in outcome.failed}
-        acts = [
-            Said("Normal", each.code, each.message, each.kind, each.name)
-            for each in outcome.done
-            if each.kind is not NODE
-        ]
-        for said in (*acts, *sorted((states | failures) - self.said, key=repr)):
+        upgrade = outcome.upgrade.reasons if outcome.upgrade else ()
+        stops = {self._reason(each) for each in upgrade if each.hint}
+        acts = [self._act(each) for each in outcome.done if each.code != LABELLED]
+        for said in (*acts, *sorted((states | failures | stops) - self.said, key=repr)):
             self._write(said)
-        self.said = states | failures
+        self.said = states | failures | stops
+
+    def _act(self, done: Done) -> Said:
+        """What was done to a node is told of our status: a node has no namespace."""
+        kind, name = (CONFIG_MAP, self.about) if done.kind is NODE else (done.kind, done.name)
+        return Said("Warning" if done.code in _BAD else "Normal", done.code, done.message, kind, name)
+
+    def _reason(self, reason: Reason) -> Said:
+        told = f"{reason.message}. {reason.hint}"
+        return Said("Warning", reason.code, told, CONFIG_MAP, self.about)
 
     def _group(self, group: Group) -> Said:
         who = f"{group.version or 'no version'}, {group.kernel or 'kernel not known'}, {group.arch}"

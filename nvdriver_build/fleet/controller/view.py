@@ -23,7 +23,7 @@ from nvdriver_build.fleet.inventory import (
     pool_facts,
 )
 from nvdriver_build.fleet.inventory.workloads import pool_selector
-from nvdriver_build.fleet.names import COMPONENT, DRIVER, FLEET, LABEL, MANAGED_BY, TEMPLATE_NOTE
+from nvdriver_build.fleet.names import COMPONENT, DRIVER, DRIVER_NOTE, FLEET, LABEL, MANAGED_BY, TEMPLATE_NOTE
 from nvdriver_build.fleet.objects import condition, entries, holds, number, part, text, texts
 from nvdriver_build.fleet.versions import digest
 
@@ -52,7 +52,7 @@ class Live:
 
 @frozen
 class Pod:
-    """A driver's pod of ours: for which version, by which template, and whether it is ready."""
+    """A driver's pod of ours: for which version, by which template and driver, and whether it is ready."""
 
     name: str
     node: Optional[str]
@@ -60,6 +60,7 @@ class Pod:
     template: Optional[str]
     ready: bool
     ending: bool
+    driver: Optional[str] = None
     uid: str = ""
     resource_version: str = field(default="", eq=False)
 
@@ -198,6 +199,7 @@ def pod(document: Document, manager: str) -> Optional[Pod]:
         template=texts(document, "metadata", "annotations").get(TEMPLATE_NOTE),
         ready=holds(document, "Ready") is True,
         ending=text(document, "metadata", "deletionTimestamp") is not None,
+        driver=texts(document, "metadata", "annotations").get(DRIVER_NOTE),
         uid=text(document, "metadata", "uid") or "",
         resource_version=text(document, "metadata", "resourceVersion") or "",
     )

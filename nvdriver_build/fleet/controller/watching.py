@@ -17,7 +17,7 @@ from attrs import define, field
 
 from nvdriver_build.errors import ClusterError
 from nvdriver_build.fleet.controller.api import Api, Missing
-from nvdriver_build.fleet.controller.election import EVERY, Deposed, Election
+from nvdriver_build.fleet.controller.election import EVERY, Deposed, Election, utc
 from nvdriver_build.fleet.controller.following import Follower, followers
 from nvdriver_build.fleet.controller.metrics import Metrics
 from nvdriver_build.fleet.controller.patience import Patience
@@ -26,6 +26,7 @@ from nvdriver_build.fleet.controller.rounds import Outcome, Rounds
 from nvdriver_build.fleet.controller.secrets import Secrets
 from nvdriver_build.fleet.controller.telling import Teller
 from nvdriver_build.fleet.controller.threads import Threads
+from nvdriver_build.fleet.controller.upgrading import AGAIN
 from nvdriver_build.fleet.controller.view import View
 from nvdriver_build.fleet.manifests import Driver
 
@@ -33,21 +34,17 @@ _log = structlog.get_logger()
 _TICK = 0.25
 
 
-def utc() -> datetime.datetime:
-    """Now, as the API's timestamps have it."""
-    return datetime.datetime.now(datetime.timezone.utc)
-
-
 @define
 class Pace:
     """Seconds: a burst has settled after so long without a change, or `most` after it began; a round is made
-    every `resync` even if nothing changed; kinds that are not there are looked for every `absent`; no
-    round for `hung` is a hang.
+    every `resync` even if nothing changed, and `again` after one that asks for it; kinds that are not there
+    are looked for every `absent`; no round for `hung` is a hang.
     """
 
     settled: float = 0.5
     most: float = 3.0
     resync: float = 300.0
+    again: float = AGAIN
     absent: float = 120.0
     retry: float = 1.0
     hung: float = 900.0
@@ -103,7 +100,9 @@ class Watcher:
         return (503, f"not read yet: {', '.join(missing)}\n".encode()) if missing else (200, b"ok\n")
 
     def _loop(self) -> None:
-        rounds = Rounds(self.api, self.view, self.driver, self.overrides, guard=self.election.guard)
+        rounds = Rounds(
+            self.api, self.view, self.driver, self.overrides, guard=self.election.guard, wall=self.wall
+        )
         telling = Telling(self.api, self.driver, self.wall, self.clock)
         patience, pause = Patience(self.pace.retry), 0.0
         while True:
@@ -143,7 +142,8 @@ class Watcher:
         waited = self.clock() - began
         if waited < pause or not self.view.synced or not self.election.leads:
             return False
-        return self._changed.is_set() or waited > self.pace.resync
+        soon = self.last is not None and self.last.again
+        return self._changed.is_set() or waited > (self.pace.again if soon else self.pace.resync)
 
     def _sleep(self, seconds: float) -> None:
         until = self.clock() + seconds
@@ -201,9 +201,11 @@ class Telling:
 def apply_once(
     api: Api, driver: Driver, overrides: Mapping[str, str], wall: Callable[[], datetime.datetime] = utc
 ) -> Outcome:
-    """`fleet apply`: read everything, make one round, report it."""
+    """`fleet apply`: read everything, make one round, report it. It replaces no driver that runs."""
     view = read_view(api, driver.name, driver.namespace)
-    return Telling(api, driver, wall, time.monotonic).round(Rounds(api, view, driver, overrides))
+    return Telling(api, driver, wall, time.monotonic).round(
+        Rounds(api, view, driver, overrides, upgrades=False)
+    )
 
 
 def read_view(api: Api, manager: str, namespace: str) -> View:

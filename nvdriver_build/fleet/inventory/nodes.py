@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Optional
 
 from nvdriver_build.fleet.facts import Node
-from nvdriver_build.fleet.names import GPU_LABEL, LABEL, NFD, NFD_KERNEL, NFD_VERSION
+from nvdriver_build.fleet.names import GPU_LABEL, LABEL, NFD, NFD_KERNEL, NFD_VERSION, UPGRADE
 from nvdriver_build.fleet.objects import entries, flag, holds, part, text, texts
 from nvdriver_build.fleet.reasons import Reason
 from nvdriver_build.fleet.versions import (
@@ -25,6 +25,9 @@ from nvdriver_build.fleet.versions import (
 GPU_LABELS = tuple(f"{NFD}pci-{name}.present" for name in ("10de", "0300_10de", "0302_10de"))
 _PRESENT = ("nvidia.com/gpu.present", *GPU_LABELS, GPU_LABEL)
 _DEPLOY, _WORKLOAD = "nvidia.com/gpu.deploy.driver", "nvidia.com/gpu.workload.config"
+_OPERATORS_NOTE = "nvidia.com/gpu-driver-upgrade-enabled"
+_OPERATORS_STATE = "nvidia.com/gpu-driver-upgrade-state"
+_SKIP = "nvidia.com/gpu-driver-upgrade.skip"
 _MACHINE_CONFIG = "machineconfiguration.openshift.io/"
 
 
@@ -51,6 +54,8 @@ def node_facts(document: object, label: str = LABEL) -> Optional[Node]:
         boot_id=text(document, "status", "nodeInfo", "bootID"),
         label=labels.get(label),
         updating=_updating(document),
+        upgrade=texts(document, "metadata", "annotations").get(UPGRADE, "" if UPGRADE in labels else None),
+        kept_out=_kept_out(document, labels),
         reasons=tuple(reasons),
     )
 
@@ -133,6 +138,20 @@ def _updating(document: object) -> bool:
     notes = texts(document, "metadata", "annotations")
     current, desired = (notes.get(f"{_MACHINE_CONFIG}{name}Config") for name in ("current", "desired"))
     return desired is not None and current != desired
+
+
+def _kept_out(document: object, labels: Mapping[str, str]) -> Optional[str]:
+    """What says that the GPU Operator's upgrade controller has this node, or that nobody may have it.
+
+    Where that is switched off (`autoUpgrade: false`) it takes its label and its annotation away. With
+    `driver.enabled: false` alone some of its versions leave both, hence the one that is told to mend it.
+    """
+    enabled = texts(document, "metadata", "annotations").get(_OPERATORS_NOTE)
+    if enabled not in (None, "", "false"):
+        return f"{_OPERATORS_NOTE}={enabled[:32]}"
+    if labels.get(_OPERATORS_STATE):
+        return f"{_OPERATORS_STATE}={labels[_OPERATORS_STATE]}"
+    return f"{_SKIP}=true" if labels.get(_SKIP) == "true" else None
 
 
 def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Optional
 
 from nvdriver_build.fleet.facts import ClusterVersion, DaemonSet, Job, Pool
-from nvdriver_build.fleet.names import COMPONENT, DRIVER, KEY_NOTE, LABEL, MANAGED_BY, PREBUILD
+from nvdriver_build.fleet.names import COMPONENT, DRIVER, DRIVER_NOTE, KEY_NOTE, LABEL, MANAGED_BY, PREBUILD
 from nvdriver_build.fleet.objects import condition, entries, flag, holds, number, part, text, texts
 
 _FOREIGN = "nvidia-driver-daemonset"
@@ -27,6 +27,7 @@ def daemonset_facts(document: object, manager: str) -> Optional[DaemonSet]:
         pods=_pods(document),
         desired=number(document, "status", "desiredNumberScheduled"),
         ready=number(document, "status", "numberReady"),
+        driver=texts(document, "spec", "template", "metadata", "annotations").get(DRIVER_NOTE),
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import Mapping, Optional
 
+from attrs import evolve
+
 from nvdriver_build.fleet.manifests.access import access_objects, network_policies
 from nvdriver_build.fleet.manifests.common import (
     NAME,
@@ -20,7 +22,7 @@ from nvdriver_build.fleet.manifests.common import (
 from nvdriver_build.fleet.manifests.driver import Driver, content_digest, driver_settings, is_image
 from nvdriver_build.fleet.manifests.pod import pod_template
 from nvdriver_build.fleet.manifests.prebuild import prebuild_job
-from nvdriver_build.fleet.names import COMPONENT, DRIVER, LABEL, TEMPLATE_NOTE
+from nvdriver_build.fleet.names import COMPONENT, DRIVER, DRIVER_NOTE, LABEL, TEMPLATE_NOTE
 from nvdriver_build.fleet.plan import DaemonSetWanted, Options, Plan
 from nvdriver_build.fleet.versions import digest, label_value
 
@@ -85,13 +87,19 @@ def daemonset(wanted: DaemonSetWanted, driver: Driver, contents: Mapping[str, st
         {
             "selector": {"matchLabels": {NAME: driver.name, COMPONENT: DRIVER, LABEL: value}},
             "updateStrategy": {"type": "OnDelete"},
-            "template": _stamped(pod_template(wanted, driver, contents)),
+            "template": _stamped(
+                pod_template(wanted, driver, contents),
+                pod_template(evolve(wanted, toolkit=None), driver, contents),
+            ),
         }
     )
     return found
 
 
-def _stamped(template: Object) -> Object:
-    """With a digest of itself, by which a pod of an older one is known."""
+def _stamped(template: Object, bare: Object) -> Object:
+    """With a digest of itself, by which a pod of an older one is known, and one of what is its driver: of
+    the template without a toolkit.
+    """
+    template["metadata"]["annotations"][DRIVER_NOTE] = digest(json.dumps(bare, sort_keys=True))
     template["metadata"]["annotations"][TEMPLATE_NOTE] = digest(json.dumps(template, sort_keys=True))
     return template

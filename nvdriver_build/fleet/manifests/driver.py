@@ -13,6 +13,7 @@ from typing import Any, Mapping, Optional
 from attrs import field, fields, frozen
 
 from nvdriver_build.errors import UsageError
+from nvdriver_build.fleet.upgrade.settings import upgrade_settings
 from nvdriver_build.fleet.versions import digest
 
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
@@ -46,7 +47,8 @@ class Driver:
     certificates (PEM), `registry_auth_secret` a Secret with `.dockerconfigjson`, `sign_secret` one with
     `tls.key`, `tls.crt` and maybe `pin`, `env_secret` one whose keys become environment. `resources` are of
     both containers, as NVIDIA's operator has it; `tolerations` come on top of nvidia.com/gpu.
-    `prebuild_user` is a user id, where no SCC gives one.
+    `prebuild_user` is a user id, where no SCC gives one. `upgrade` says how a new driver rolls over the
+    nodes (`fleet.upgrade.Settings`); it changes no pod.
     """
 
     image: str
@@ -67,6 +69,7 @@ class Driver:
     resources: Mapping[str, Any] = field(factory=dict)
     prebuild_resources: Mapping[str, Any] = field(factory=dict)
     prebuild_user: Optional[int] = None
+    upgrade: Mapping[str, Any] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         _require(_IMAGE, "image", self.image, "a pull spec, best by digest")
@@ -83,6 +86,7 @@ class Driver:
                 raise UsageError(f"env sets {name}", hint=f"{_MADE_HERE[name]} is the field for it")
         for name in self.parameters:
             _require(_FILE, "parameters", name, "file names such as nvidia.conf")
+        upgrade_settings(self.upgrade)
 
     @property
     def identity(self) -> str:

@@ -1,0 +1,204 @@
+"""The commands of `fleet` against a real cluster's API and controllers; only nodes are made up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Set
+
+import pytest
+from cluster_nodes import Kubelets
+from cluster_objects import V1, V2, imagestream
+from cluster_programs import Watch, fleet, settings
+from cluster_rendered import rights
+from cluster_rig import NAMESPACE, OPENSHIFT, Cluster, wait_for
+
+from nvdriver_build.fleet.controller.api import Missing, Unreachable
+from nvdriver_build.fleet.controller.kinds import (
+    CLUSTER_VERSION,
+    DAEMONSET,
+    EVENT,
+    IMAGE_STREAM,
+    JOB,
+    NODE,
+    POOL,
+    SECRET,
+)
+from nvdriver_build.fleet.names import LABEL
+from nvdriver_build.fleet.versions import object_name
+
+RESTART = os.environ.get("CLUSTER_RESTART")
+"""A command that restarts the API server."""
+
+
+class Fleet:
+    """A cluster with toolkits of our own, and a driver for it."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+        self.driver = cluster.driver(
+            registry="registry.example.com/nvidia", sign_secret="signing", env_secret="settings"
+        )
+        self.settings = settings(self.driver, folder / "driver.yaml")
+        rights(cluster, folder, self.driver)
+        cluster.make(SECRET, "settings", {"stringData": {"NVDRIVER_LOG_FORMAT": "json"}}, cluster.space)
+        cluster.make(IMAGE_STREAM, "driver-toolkit", {"spec": imagestream(V1)["spec"]}, OPENSHIFT)
+        cluster.make(CLUSTER_VERSION, "version", {"status": {"desired": {"version": "4.20.1"}}})
+        selector = {"matchLabels": {"nvdriver-test": cluster.name}}
+        cluster.make(POOL, cluster.space, {"spec": {"paused": False, "nodeSelector": selector}})
+
+    def offer(self, *versions: str) -> None:
+        """The ImageStream has the toolkits of these versions; the last one is coming."""
+        self.cluster.api.merge(
+            IMAGE_STREAM, "driver-toolkit", {"spec": imagestream(*versions)["spec"]}, OPENSHIFT
+        )
+
+    def watch(self, name: str = "watch", kubeconfig: Path | None = None) -> Watch:
+        """A controller."""
+        return Watch(kubeconfig or self.cluster.kubeconfig, self.settings, self.folder / f"{name}.log")
+
+    def daemonset(self, version: str) -> Dict[str, Any]:
+        """Its status; empty where there is none."""
+        name = object_name(self.driver.name, version)
+        try:
+            return dict(self.cluster.api.get(DAEMONSET, name, self.cluster.space)).get("status") or {}
+        except Missing:
+            return {}
+
+    def ready(self, version: str) -> int:
+        """Pods that serve nodes of this version."""
+        return int(self.daemonset(version).get("numberReady") or 0)
+
+    def label(self, node: str) -> str | None:
+        """The node's, by which DaemonSets choose it."""
+        found = self.cluster.api.get(NODE, node)["metadata"]["labels"].get(LABEL)
+        return None if found is None else str(found)
+
+    def jobs(self) -> List[Any]:
+        """Whether each is complete."""
+        found = [each for page in self.cluster.api.pages(JOB, self.cluster.space) for each in page.items]
+        return [bool(each.get("status", {}).get("completionTime")) for each in found]
+
+    def status(self) -> Dict[str, Any]:
+        """`fleet status --json`."""
+        words = ("status", "--json", "--name", self.driver.name, "--namespace", self.cluster.space)
+        return dict(json.loads(fleet(self.cluster.kubeconfig, *words)))
+
+    def states(self) -> Dict[str, str]:
+        """By version."""
+        return {each["rhcos_version"]: each["state"] for each in self.status()["groups"]}
+
+
+@pytest.fixture
+def there(real: Cluster, openshift: Set[str], tmp_path: Path) -> Iterator[Fleet]:
+    if IMAGE_STREAM.plural not in openshift:
+        pytest.skip("this cluster has toolkits of its own, which no test may change")
+    yield Fleet(real, tmp_path)
+
+
+def test_an_upgrade(there: Fleet) -> None:
+    """With the rendered rights and no others the controller takes nodes from one version to the next."""
+    account = there.cluster.as_account(f"{there.driver.name}-fleet", there.folder)
+    with Kubelets(there.cluster) as kubelets, there.watch(kubeconfig=account) as watch:
+        nodes = [kubelets.add(name, V1, **{"nvdriver-test": there.cluster.name}) for name in ("one", "two")]
+        wait_for(lambda: there.ready(V1) == 2)
+        there.offer(V1, V2)
+        wait_for(lambda: there.jobs() == [True])
+        wait_for(lambda: there.states() == {V1: "can build", V2: "prebuilt"})
+        assert constraints(kubelets) in ({f"{there.driver.name}-driver"}, {None})
+        kubelets.reboot(nodes[0], V2)
+        wait_for(lambda: (there.ready(V1), there.ready(V2)) == (1, 1))
+        assert [there.label(node) for node in nodes] == [V2, V1]
+        kubelets.reboot(nodes[1], V2)
+        wait_for(lambda: there.ready(V2) == 2 and not there.daemonset(V1))
+        requests = watch.requests()
+    print(f"requests of an upgrade of 2 nodes: {requests.total()}, {dict(requests)}")
+    assert not [what for what in requests if what.endswith((" 403", " 422", " 500"))], requests
+    lists = {what: count for what, count in requests.items() if what.startswith("list")}
+    # pods once more before a DaemonSet goes; nodes maybe again after their pools were first seen
+    assert {what: count for what, count in lists.items() if count > 2 and "pods" not in what} == {}, requests
+    events = there.cluster.api.pages(EVENT, there.cluster.space)
+    told = {each["reason"] for page in events for each in page.items}
+    assert {"Created", "Removed", "PrebuildWanted"} <= told
+
+
+def constraints(kubelets: Kubelets) -> Set[Any]:
+    """By which SecurityContextConstraints OpenShift has admitted the driver's pods; None elsewhere."""
+    drivers = [each for each in kubelets.pods() if LABEL in each["metadata"]["labels"]]
+    return {each["metadata"]["annotations"].get("openshift.io/scc") for each in drivers}
+
+
+def test_apply_and_status(there: Fleet) -> None:
+    """`plan --diff` shows what `apply` does; again it does nothing; what others changed is taken back."""
+    kubeconfig, told = there.cluster.kubeconfig, ("--settings", there.settings)
+    name, here = object_name(there.driver.name, V1), there.cluster.space
+    where = ("--name", there.driver.name, "--namespace", here)
+    with Kubelets(there.cluster) as kubelets:
+        node = kubelets.add("one", V1)
+        assert "nobody has planned" in fleet(kubeconfig, "status", *where, code=20)
+        shown = fleet(kubeconfig, "plan", "--diff", *told)
+        assert f"+++ DaemonSet/{name} (wanted)" in shown
+        assert f"Node/{node}: label {V1}" in shown
+        fleet(kubeconfig, "apply", *told)
+        wait_for(lambda: there.ready(V1) == 1)
+        assert fleet(kubeconfig, "plan", "--diff", *told) == ""
+        before = there.cluster.api.get(DAEMONSET, name, here)["metadata"]
+        change = {"metadata": {"labels": {"theirs": "1"}}, "spec": {"template": {"spec": {"hostPID": False}}}}
+        there.cluster.as_manager("somebody").merge(DAEMONSET, name, change, here)
+        assert "+      hostPID: true" in fleet(kubeconfig, "plan", "--diff", *told)
+        fleet(kubeconfig, "apply", *told)
+        after = there.cluster.api.get(DAEMONSET, name, here)
+        assert after["spec"]["template"]["spec"]["hostPID"] is True
+        assert after["metadata"]["labels"]["theirs"] == "1"
+        assert after["metadata"]["generation"] == before["generation"] + 2
+        fleet(kubeconfig, "apply", *told)
+        last = there.cluster.api.get(DAEMONSET, name, here)
+        assert last["metadata"]["generation"] == after["metadata"]["generation"]
+        (group,) = there.status()["groups"]
+        assert (group["nodes"], group["ready"], group["desired"]) == (1, 1, 1)
+
+
+def test_two_controllers(there: Fleet) -> None:
+    """One leads; when it is killed the other one does once the Lease has lapsed, when it ends at once."""
+    with Kubelets(there.cluster) as kubelets:
+        node = kubelets.add("one", V1)
+        with there.watch("first") as first:
+            wait_for(first.leads)
+            with there.watch("second") as second:
+                wait_for(lambda: there.label(node) == V1)
+                assert not second.leads()
+                first.kill()
+                kubelets.reboot(node, V2)
+                wait_for(lambda: there.label(node) == V2)
+                assert second.leads()
+                with there.watch("third") as third:
+                    second.end()
+                    kubelets.reboot(node, V1)
+                    wait_for(lambda: there.label(node) == V1, 10)
+                    assert third.leads()
+
+
+@pytest.mark.skipif(RESTART is None, reason="CLUSTER_RESTART is no command that restarts the API server")
+def test_a_server_that_restarts(there: Fleet) -> None:
+    """A controller outlives restarts of the API server: it goes on where it was, and keeps its Lease."""
+    with Kubelets(there.cluster) as kubelets, there.watch() as watch:
+        node = kubelets.add("one", V1)
+        wait_for(lambda: there.ready(V1) == 1)
+        for version in (V2, V1):
+            subprocess.run(shlex.split(str(RESTART)), check=True, timeout=120)
+            wait_for(lambda: is_up(there.cluster))
+            kubelets.reboot(node, version)
+            wait_for(lambda version=version: there.label(node) == version)  # type: ignore[misc]
+        assert watch.process.poll() is None
+        print(f"requests: {dict(watch.requests())}")
+
+
+def is_up(cluster: Cluster) -> bool:
+    try:
+        cluster.api.get(NAMESPACE, cluster.space)
+    except Unreachable:
+        return False
+    return True
