@@ -11,9 +11,9 @@ from cluster_objects import KERNELS
 from cluster_rig import MERGE, Cluster
 
 from nvdriver_build.fleet.controller.api import Document, Missing, Refused, Unreachable
-from nvdriver_build.fleet.controller.kinds import POD
+from nvdriver_build.fleet.controller.kinds import NODE, POD
 from nvdriver_build.fleet.names import GPU_LABEL
-from nvdriver_build.fleet.objects import entries, part, text
+from nvdriver_build.fleet.objects import entries, flag, part, text
 
 BEAT = 8.0
 """Seconds between two signs of life: a node that gives none for 40 s is given up."""
@@ -100,7 +100,7 @@ class Kubelets:
         """One step of a pod's life."""
         name, node = str(text(pod, "metadata", "name")), text(pod, "spec", "nodeName")
         if node is None:
-            wanted = _wanted(pod) or next(iter(self.running), None)
+            wanted = _wanted(pod) or self._free()
             if wanted in self.running:
                 self._bind(name, wanted)
         elif node not in self.running:
@@ -110,6 +110,11 @@ class Kubelets:
             self.cluster.call("DELETE", path, {"kind": "DeleteOptions", "gracePeriodSeconds": 0})
         elif text(pod, "status", "phase") == "Pending":
             self._tell(name, pod)
+
+    def _free(self) -> Optional[str]:
+        """A node that takes pods."""
+        nodes = ((each, self.cluster.api.get(NODE, each)) for each in self.running)
+        return next((each for each, node in nodes if not flag(node, "spec", "unschedulable")), None)
 
     def _bind(self, name: str, node: Optional[str]) -> None:
         target = {"apiVersion": "v1", "kind": "Node", "name": node}

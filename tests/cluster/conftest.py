@@ -13,6 +13,7 @@ import importlib.util
 if importlib.util.find_spec("lightkube") is None:  # the extra 'fleet' is for Python 3.11 and later
     collect_ignore_glob = ["*"]
 else:
+    from cluster_fleet import there
     from cluster_rig import cluster, openshift, real
 
-    __all__ = ["cluster", "openshift", "real"]
+    __all__ = ["cluster", "openshift", "real", "there"]
