@@ -20,6 +20,12 @@ from api_store import Doc, Refusal, Store
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 PAGE_LIFE = 60.0
 GLOBAL = ("nodes", "clusterversions", "machineconfigpools", "namespaces")
+OPENSHIFT = {
+    "/apis/image.openshift.io/v1": ("imagestreams", "imagestreamtags"),
+    "/apis/config.openshift.io/v1": ("clusterversions",),
+    "/apis/machineconfiguration.openshift.io/v1": ("machineconfigpools",),
+}
+"""What discovery tells of groups that not every cluster has."""
 
 
 class Fault(NamedTuple):
@@ -192,6 +198,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             if fault.status is not None:
                 raise Refusal(fault.status, "Injected", "a fault of the test", fault.retry_after)
+            if split.path in OPENSHIFT:
+                self._answer(200, self._served(split.path))
+                return
             where = place(split.path)
             if where.plural.rpartition("/")[2] in self.api.unknown:
                 raise Refusal(404, "NotFound", "the server could not find the requested resource")
@@ -203,6 +212,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(refusal.code, refusal.status(), refusal.retry_after)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+
+    def _served(self, path: str) -> Doc:
+        there = [name for name in OPENSHIFT[path] if name not in self.api.unknown]
+        if not there:
+            raise Refusal(404, "NotFound", "the server could not find the requested resource")
+        return {"kind": "APIResourceList", "resources": [{"name": name} for name in there]}
 
     def _act(self, where: Place, query: Dict[str, str], body: Doc) -> Tuple[int, Doc]:
         store, (plural, namespace, name, part) = self.api.store, where
@@ -268,6 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self._follow(where, query, fault.drop):
                 self._chunk(b"")
+                self.close_connection = False  # only what is broken off ends with its connection
         except Refusal as refusal:
             self._event("ERROR", refusal.status())
             self._chunk(b"")

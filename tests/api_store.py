@@ -132,7 +132,7 @@ class Store:
         old, key = self.objects.get(plural, {}).get((namespace, name)), (plural, namespace, name)
         others = sorted(who for (what, who) in self.applied if what == key and who != manager)
         if old is not None and others and not force:
-            message = f'Apply failed with 1 conflict: conflict with "{others[0]}"'
+            message = f'Apply failed with 2 conflicts: conflicts with "{others[0]}":\n- .metadata\n- .spec'
             raise Refusal(409, "Conflict", message)
         if old is None:
             made = {**document, "metadata": {**document["metadata"], "name": name}}

@@ -152,8 +152,8 @@ def _explain(reasons: object) -> None:
 def show_difference(api: Api, driver: Driver, overrides: Mapping[str, str]) -> None:
     """What `apply` would change: asked of the API by a dry run, nothing is written."""
     view, sets = read_view(api, driver.name, driver.namespace), registry_sets(driver, api, ONCE)
-    rounds = Rounds(api, view, driver, overrides, sets)
-    rounds.contents = Secrets(api, driver, time.monotonic).digests()
+    contents = Secrets(api, driver, time.monotonic).digests()
+    rounds = Rounds(api, view, driver, overrides, sets, contents)
     plan = rounds.plan()
     for wanted in rounds.objects(plan):
         kind, name = _KINDS[wanted["kind"]], wanted["metadata"]["name"]

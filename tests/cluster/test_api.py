@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-import time
-from typing import Any, Dict, Set
+from typing import Any, Dict, List, Set
 
 import pytest
-from cluster_rig import Cluster
+from cluster_rig import MERGE, Cluster, wait_for
 
 from nvdriver_build.errors import Stopped
+from nvdriver_build.fleet.controller import client
 from nvdriver_build.fleet.controller.api import BOOKMARK, Conflict, Gone, Missing, Refused
+from nvdriver_build.fleet.controller.following import Follower
 from nvdriver_build.fleet.controller.kinds import CONFIG_MAP, DAEMONSET, LEASE, NODE, POD, Kind
+from nvdriver_build.fleet.controller.view import View
 from nvdriver_build.fleet.controller.watching import Pace, Watcher, apply_once
-from nvdriver_build.fleet.manifests import Driver
 from nvdriver_build.fleet.names import GPU_LABEL, LABEL
 
 BUDGET = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
@@ -55,8 +56,11 @@ def test_apply(cluster: Cluster) -> None:
     tried = cluster.api.apply(DAEMONSET, daemonset(cluster, minReadySeconds=3), dry_run=True)
     assert tried["spec"]["minReadySeconds"] == 3
     other = cluster.as_manager("another")
-    with pytest.raises(Conflict, match="nvdriver-build"):
-        other.apply(DAEMONSET, daemonset(cluster, minReadySeconds=4))
+    changed = daemonset(cluster, minReadySeconds=4, revisionHistoryLimit=1)
+    cluster.api.apply(DAEMONSET, daemonset(cluster, minReadySeconds=2, revisionHistoryLimit=2))
+    with pytest.raises(Conflict, match=r'conflicts with "nvdriver-build".*spec') as conflict:
+        other.apply(DAEMONSET, changed)
+    assert "\n" not in conflict.value.message
     taken = other.apply(DAEMONSET, daemonset(cluster, minReadySeconds=4), force=True)
     assert taken["spec"]["minReadySeconds"] == 4
 
@@ -67,11 +71,27 @@ def test_delete_of_what_was_seen(cluster: Cluster) -> None:
     cluster.api.apply(DAEMONSET, daemonset(cluster, minReadySeconds=5))
     with pytest.raises(Conflict):
         cluster.api.delete(DAEMONSET, "test", cluster.space, seen)
-    cluster.api.delete(DAEMONSET, "test", cluster.space, cluster.api.get(DAEMONSET, "test", cluster.space))
-    until = time.monotonic() + 30
-    with pytest.raises(Missing):
-        while time.monotonic() < until:
-            cluster.api.get(DAEMONSET, "test", cluster.space)
+    wait_for(lambda: deleted(cluster))
+    wait_for(lambda: gone(cluster))
+
+
+def deleted(cluster: Cluster) -> bool:
+    """As it is now: a controller may write its status in between."""
+    try:
+        cluster.api.delete(
+            DAEMONSET, "test", cluster.space, cluster.api.get(DAEMONSET, "test", cluster.space)
+        )
+    except Conflict:
+        return False
+    return True
+
+
+def gone(cluster: Cluster) -> bool:
+    try:
+        cluster.api.get(DAEMONSET, "test", cluster.space)
+    except Missing:
+        return True
+    return False
 
 
 def test_a_stale_lease_is_a_conflict(cluster: Cluster) -> None:
@@ -96,6 +116,62 @@ def test_watch(cluster: Cluster) -> None:
     assert found == [("ADDED", {"one": "1"}), ("MODIFIED", {"two": "2"})]
 
 
+def test_pages(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long list comes in pages, all of one moment, each object once."""
+    monkeypatch.setattr(client, "PAGE", 2)
+    for number in range(5):
+        cluster.make(CONFIG_MAP, f"test-{number}", {"metadata": {"labels": {"of": "test"}}}, cluster.space)
+    found = []
+    for page in cluster.api.pages(CONFIG_MAP, cluster.space, "of=test"):
+        assert len(page.items) <= 2
+        found += [each["metadata"]["name"] for each in page.items]
+        cluster.api.apply(CONFIG_MAP, late(cluster))
+    assert sorted(found) == [f"test-{number}" for number in range(5)]
+
+
+def late(cluster: Cluster) -> Dict[str, Any]:
+    """One that comes while the others are listed."""
+    metadata = {"name": "test-9", "namespace": cluster.space, "labels": {"of": "test"}}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+
+def test_bookmarks(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a watch ends, its server says how far it is, so that the next one goes on from there.
+
+    It says so only of what came after the watch began.
+    """
+    monkeypatch.setattr(client, "WATCH_SECONDS", 5 if cluster.real else 1)
+    version = list(cluster.api.pages(CONFIG_MAP, cluster.space))[-1].version
+    made: List[Any] = []
+    body = {"data": {"one": "1"}}
+    later = threading.Timer(0.5, lambda: made.append(cluster.make(CONFIG_MAP, "test", body, cluster.space)))
+    later.start()
+    events = list(cluster.api.watch(CONFIG_MAP, version, cluster.space, "of=none"))
+    later.join()
+    assert {each.type for each in events} == {BOOKMARK}
+    marks = [int(each["metadata"]["resourceVersion"]) for each in (made[0], events[-1].object)]
+    assert marks[0] <= marks[1]
+
+
+def test_a_follower(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lists once and goes on over the ends of watches; where it is too far behind it lists again."""
+    monkeypatch.setattr(client, "WATCH_SECONDS", 1)
+    view = View("nvdriver-build", lambda: None)
+    follower = Follower(cluster.api, CONFIG_MAP, view.config_maps, view, cluster.space)
+    for name in ("one", "two"):
+        cluster.make(CONFIG_MAP, name, {"data": {}}, cluster.space)
+        follower.once()
+        assert name in view.live("configmaps")
+        monkeypatch.setattr(follower.api, "pages", None)  # it needs no list any more
+    monkeypatch.undo()
+    cluster.api.delete(CONFIG_MAP, "one", cluster.space)
+    follower.version = "1"
+    monkeypatch.setattr(client, "WATCH_SECONDS", 1)
+    for _ in range(2):
+        follower.once()
+    assert {"one", "two"} & set(view.live("configmaps")) == {"two"}
+
+
 def test_an_old_version_is_gone(cluster: Cluster) -> None:
     """A watch from the beginning of time is Gone, or begins with what there is."""
     cluster.make(CONFIG_MAP, "test", {"data": {"one": "1"}}, cluster.space)
@@ -106,23 +182,42 @@ def test_an_old_version_is_gone(cluster: Cluster) -> None:
 
 
 def test_a_budget_forbids_an_eviction(cluster: Cluster) -> None:
-    """429 without Retry-After."""
+    """429 as long as a PodDisruptionBudget needs the pod, and the pod stays."""
+    node = cluster.node("one", status(OLD))
     containers = [{"name": "one", "image": "example.com/none"}]
-    pod = {"metadata": {"labels": {"app": "test"}}, "spec": {"containers": containers}}
-    cluster.make(POD, "test", pod, cluster.space)
-    spec = {"minAvailable": 1, "selector": {"matchLabels": {"app": "test"}}}
-    cluster.make(BUDGET, "test", {"spec": spec}, cluster.space)
+    spec = {"nodeName": node, "containers": containers, "tolerations": [{"operator": "Exists"}]}
+    cluster.make(POD, "test", {"metadata": {"labels": {"app": "test"}}, "spec": spec}, cluster.space)
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     if cluster.real:
-        pytest.skip("a pod that never ran may be evicted; its controller has to count a ready one first")
+        cluster.call("PATCH", POD.path(cluster.space, "test", "status"), {"status": ready}, MERGE)
+    allowed = {"minAvailable": 1, "selector": {"matchLabels": {"app": "test"}}}
+    cluster.make(BUDGET, "test", {"spec": allowed}, cluster.space)
+    if cluster.real:
+        wait_for(lambda: healthy(cluster) == 1)
     with pytest.raises(Refused) as refused:
         cluster.api.evict("test", cluster.space)
-    assert refused.value.status == 429
+    assert (refused.value.status, refused.value.retry_after) == (429, None)
+    cluster.api.merge(BUDGET, "test", {"spec": {"minAvailable": 0}}, cluster.space)
+    if cluster.real:
+        wait_for(lambda: allowed_now(cluster) == 1)
+        cluster.api.evict("test", cluster.space)
+    cluster.call(
+        "DELETE", POD.path(cluster.space, "test"), {"kind": "DeleteOptions", "gracePeriodSeconds": 0}
+    )
+
+
+def healthy(cluster: Cluster) -> object:
+    return cluster.api.get(BUDGET, "test", cluster.space).get("status", {}).get("currentHealthy")
+
+
+def allowed_now(cluster: Cluster) -> object:
+    return cluster.api.get(BUDGET, "test", cluster.space).get("status", {}).get("disruptionsAllowed")
 
 
 def test_nodes_are_labelled_and_served(cluster: Cluster) -> None:
     """A round labels a node by its own word and makes its DaemonSet; after an update the next does."""
     name = cluster.node("one", status(OLD), **{GPU_LABEL: "true"})
-    driver = Driver(image="example.com/driver@sha256:0", namespace=cluster.space, name="nvdriver-test")
+    driver = cluster.driver()
     apply_once(cluster.api, driver, {})
     assert cluster.api.get(NODE, name)["metadata"]["labels"][LABEL] == OLD
     assert versions(cluster) == {OLD}
@@ -135,7 +230,7 @@ def test_nodes_are_labelled_and_served(cluster: Cluster) -> None:
 def test_watch_follows_nodes(cluster: Cluster) -> None:
     """The controller labels a node within seconds of its change, and ends by a signal."""
     name = cluster.node("one", status(OLD), **{GPU_LABEL: "true"})
-    driver = Driver(image="example.com/driver@sha256:0", namespace=cluster.space, name="nvdriver-test")
+    driver = cluster.driver()
     ending = threading.Event()
 
     def stop() -> None:
@@ -164,10 +259,7 @@ def test_watch_follows_nodes(cluster: Cluster) -> None:
 
 
 def labelled(cluster: Cluster, name: str, version: str) -> None:
-    until = time.monotonic() + 30
-    while cluster.api.get(NODE, name)["metadata"]["labels"].get(LABEL) != version:
-        assert time.monotonic() < until, f"{name} is not labelled {version}"
-        time.sleep(0.1)
+    wait_for(lambda: cluster.api.get(NODE, name)["metadata"]["labels"].get(LABEL) == version, 30)
 
 
 def versions(cluster: Cluster) -> Set[str]:

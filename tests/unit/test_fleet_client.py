@@ -15,7 +15,7 @@ from api_server import ApiServer, Fault, once
 from nvdriver_build.errors import ClusterError
 from nvdriver_build.fleet.controller.api import Conflict, Event, Gone, Missing, Refused, Unreachable
 from nvdriver_build.fleet.controller.client import PAGE, HttpApi, cluster_config
-from nvdriver_build.fleet.controller.kinds import CONFIG_MAP, DAEMONSET, LEASE, NODE, POD
+from nvdriver_build.fleet.controller.kinds import CONFIG_MAP, DAEMONSET, IMAGE_STREAM, LEASE, NODE, POD
 
 SPACE = "gpu"
 
@@ -130,7 +130,7 @@ def test_apply_conflicts_by_manager(server: ApiServer, api: HttpApi, tmp_path: P
     other = HttpApi(cluster_config(server.kubeconfig(tmp_path / "other")), manager="argocd")
     other.apply(DAEMONSET, daemonset(a=1))
     other.close()
-    with pytest.raises(Conflict, match="argocd"):
+    with pytest.raises(Conflict, match=r'with "argocd": - \.metadata - \.spec'):
         api.apply(DAEMONSET, daemonset(a=2))
     assert api.apply(DAEMONSET, daemonset(a=2), force=True)["spec"] == {"a": 2}
 
@@ -182,6 +182,17 @@ def test_what_a_server_says_of_faults(server: ApiServer, api: HttpApi) -> None:
     server.faults.append(once("GET", "configmaps", Fault(cut=True)))
     with pytest.raises(Unreachable):
         api.get(CONFIG_MAP, "one", SPACE)
+
+
+def test_a_kind_that_is_not_there_for_who_may_not_read_it(server: ApiServer, api: HttpApi) -> None:
+    """403 comes before 404: discovery tells whether the kind is there at all."""
+    server.faults.append(once("GET", "imagestreams", Fault(status=403), 2))
+    with pytest.raises(Refused) as refused:
+        list(api.pages(IMAGE_STREAM, "openshift"))
+    assert refused.value.status == 403
+    server.unknown += ["imagestreams", "imagestreamtags"]
+    with pytest.raises(Missing, match="there are no imagestreams here"):
+        list(api.pages(IMAGE_STREAM, "openshift"))
 
 
 def test_every_request_is_counted(server: ApiServer, tmp_path: Path) -> None:

@@ -187,7 +187,10 @@ def fleet(rig: Rig, *words: str) -> subprocess.CompletedProcess[str]:
 def test_apply_status_and_plan(rig: Rig) -> None:
     """`plan --diff` shows what `apply` then does; `status` shows it; a second `apply` changes nothing."""
     settings = rig.folder / "settings.yaml"
-    settings.write_text(f"image: {IMAGE}\n")
+    settings.write_text(f"image: {IMAGE}\nenv_secret: settings\n")
+    rig.server.put(
+        "v1/secrets", {"metadata": {"name": "settings", "namespace": SPACE}, "data": {"A": "eA=="}}
+    )
     shown = fleet(rig, "plan", "--diff", "--settings", str(settings))
     assert "+++ DaemonSet/nvdriver-build-9-6-20260116-0 (wanted)" in shown.stdout, shown.stderr
     assert "Node/node-0: label 9.6.20260116-0" in shown.stdout

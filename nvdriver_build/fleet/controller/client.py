@@ -20,7 +20,15 @@ from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 
 from nvdriver_build.errors import ClusterError
-from nvdriver_build.fleet.controller.api import Document, Event, Listing, Refused, Unreachable, refusal
+from nvdriver_build.fleet.controller.api import (
+    Document,
+    Event,
+    Listing,
+    Missing,
+    Refused,
+    Unreachable,
+    refusal,
+)
 from nvdriver_build.fleet.controller.kinds import POD, Kind
 from nvdriver_build.fleet.objects import entries, part, text
 
@@ -32,6 +40,7 @@ WATCH_SECONDS = 290
 """After so long a server ends a watch; it is opened again from where it was."""
 _TIMEOUT = 15.0
 _SILENCE = WATCH_SECONDS + 30.0
+_FORBIDDEN, _LONGEST = 403, 4096
 _APPLY, _MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _BAD_FILES = (AttributeError, TypeError, ValueError, msgspec.MsgspecError, yaml.YAMLError)
@@ -83,12 +92,30 @@ class HttpApi:
         chosen = {"labelSelector": labels, "fieldSelector": fields}
         query: dict[str, Any] = {"limit": PAGE, **{name: text for name, text in chosen.items() if text}}
         while True:
-            page = self._ask("list", kind, "GET", kind.path(namespace), query)
+            page = self._page(kind, namespace, query)
             yield Listing(tuple(entries(page, "items")), text(page, "metadata", "resourceVersion") or "")
             token = text(page, "metadata", "continue")
             if token is None:
                 return
             query["continue"] = token
+
+    def _page(self, kind: Kind, namespace: Optional[str], query: Mapping[str, Any]) -> Document:
+        try:
+            return self._ask("list", kind, "GET", kind.path(namespace), query)
+        except Refused as refused:
+            if refused.status == _FORBIDDEN and not self._served(kind):
+                raise Missing(f"there are no {kind.plural} here: {refused.message}", status=404) from refused
+            raise
+
+    def _served(self, kind: Kind) -> bool:
+        """Whether the API has the kind at all: who may not read it is told 403 before 404."""
+        if not kind.group:
+            return True
+        try:
+            served = self._ask("discover", kind, "GET", f"/apis/{kind.group}/{kind.version}")
+        except Missing:
+            return False
+        return any(each.get("name") == kind.plural for each in entries(served, "resources"))
 
     def watch(
         self, kind: Kind, version: str, namespace: Optional[str] = None, labels: str = ""
@@ -200,8 +227,15 @@ def _decoded(answer: httpx2.Response) -> Optional[dict[str, Any]]:
 
 def _refusal(what: str, answer: httpx2.Response) -> Refused:
     after = answer.headers.get("Retry-After", "")
-    message = text(_decoded(answer), "message") or answer.reason_phrase
+    message = _message(_decoded(answer)) or answer.reason_phrase
     return refusal(what, answer.status_code, message, float(after) if after.isdigit() else None)
+
+
+def _message(status: Optional[Document]) -> str:
+    """Of a Status, in one line: a conflict of several fields comes in as many."""
+    found = (status or {}).get("message")
+    words = " ".join(found[:_LONGEST].split()) if isinstance(found, str) else ""
+    return "".join(each for each in words if each.isprintable())
 
 
 def _unreachable(what: str, error: httpx2.HTTPError) -> Unreachable:
@@ -219,7 +253,7 @@ def _event(what: str, line: str) -> Event:
     kind, document = text(told, "type"), part(told, "object")
     if kind == "ERROR":
         status = document.get("code")
-        raise refusal(what, status if isinstance(status, int) else 500, text(document, "message") or "")
+        raise refusal(what, status if isinstance(status, int) else 500, _message(document))
     return Event(kind or "", document)
 
 
