@@ -4,6 +4,7 @@ NvdriverError                 1   a bug, if nothing more precise was raised
 ├── UsageError                2   wrong usage or configuration
 ├── HeadersError              10  no kernel headers, or no usable ones
 │   ├── HeadersMismatch       10  headers of another kernel than the one meant
+│   ├── WrongVersion          10  the pod is for another RHCOS than the node runs
 │   └── CompilerMismatch      10  no compiler, or one of another major version
 ├── SourceError               11  driver source missing, damaged or not NVIDIA's
 ├── BuildError                12  the build failed
@@ -69,6 +70,10 @@ class HeadersError(NvdriverError):
 
 class HeadersMismatch(HeadersError):
     """The headers belong to another kernel than the one meant."""
+
+
+class WrongVersion(HeadersError):
+    """The pod, and so the toolkit in it, is for another RHCOS version than the node runs."""
 
 
 class CompilerMismatch(HeadersError):

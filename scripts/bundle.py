@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -25,28 +26,31 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "container/bundle.lock"
+FLEET_LOCK = ROOT / "container/fleet.lock"
 START = ROOT / "container/nvdriver_bundle.py"
 MACHINES = ("x86_64", "aarch64")
+PYTHONS, FLEET_PYTHONS = ("3.9",), ("3.11", "3.12", "3.13")
+"""For which wheels are fetched. What is compiled for one Python lies beside what is for another."""
 OLDEST_ZIP = 315532800
 """1 January 1980, the first time that a zip file can tell."""
 
 
-def wheels(house: Path) -> List[Path]:
+def wheels(house: Path, lock_file: Path = LOCK, pythons: Sequence[str] = PYTHONS) -> List[Path]:
     """The wheels of the lock, fetched into `house` where they are not there yet; the sums are the lock's."""
     house.mkdir(parents=True, exist_ok=True)
     with (house / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        sums = [line.split(":")[1].rstrip(" \\\n") for line in LOCK.open() if "--hash=sha256:" in line]
+        sums = [line.split(":")[1].rstrip(" \\\n") for line in lock_file.open() if "--hash=sha256:" in line]
         found = by_sum(house)
         if not all(known in found for known in sums):
             for stranger in found.keys() - set(sums):
                 found[stranger].unlink()
-            for machine in MACHINES:
-                download(house, machine)
+            for machine, python in itertools.product(MACHINES, pythons):
+                download(house, machine, lock_file, python)
             found = by_sum(house)
     return [found[known] for known in sums]
 
@@ -55,14 +59,14 @@ def by_sum(house: Path) -> Dict[str, Path]:
     return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in house.glob("*.whl")}
 
 
-def download(house: Path, machine: str) -> None:
+def download(house: Path, machine: str, lock_file: Path, python: str) -> None:
     argv = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--require-hashes"]
-    argv += ["--no-deps", "--only-binary=:all:", "--implementation=cp", "--python-version=3.9"]
+    argv += ["--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
     argv += [
         f"--platform=manylinux2014_{machine}",
         f"--dest={house}",
         f"--find-links={house}",
-        f"--requirement={LOCK}",
+        f"--requirement={lock_file}",
     ]
     subprocess.run(argv, check=True, stdout=sys.stderr)
 
@@ -77,6 +81,15 @@ def fill(folder: Path, house: Path) -> None:
         ROOT / "nvdriver_build", folder / "nvdriver_build", ignore=shutil.ignore_patterns("__pycache__")
     )
     shutil.copy(START, folder)
+
+
+def fleet(folder: Path, house: Path, epoch: int) -> None:
+    """The same with the extra `fleet`, for the controller's image: Python 3.11 to 3.13, both machines."""
+    fill(folder, house)
+    for wheel in wheels(house / "fleet", FLEET_LOCK, FLEET_PYTHONS):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+    settle(folder, epoch)
 
 
 def settle(folder: Path, epoch: int) -> None:

@@ -18,6 +18,7 @@ from nvdriver_build.fleet.controller.metrics import Metrics
 from nvdriver_build.fleet.controller.watching import Pace, Watcher
 from nvdriver_build.fleet.manifests import Driver
 from nvdriver_build.fleet.names import LABEL
+from nvdriver_build.fleet.plan import Sets
 
 TICK = 0.05
 IMAGE = "quay.io/example/driver@sha256:0"
@@ -25,17 +26,20 @@ PACE = Pace(settled=0.03, most=0.2, resync=60.0, absent=60.0, retry=0.05, again=
 
 
 class Rig:
-    """A server, its world, and the controllers that were started."""
+    """A server, its world, and the controllers that were started; a `world` may be given, with its nodes."""
 
-    def __init__(self, server: ApiServer, folder: Path, nodes: int = 3) -> None:
+    def __init__(
+        self, server: ApiServer, folder: Path, nodes: int = 3, world: Optional[World] = None
+    ) -> None:
         self.server, self.folder = server, folder
-        self.world = World(RELEASES, store=server.store)
+        self.world = world or World(RELEASES, store=server.store)
         self.errors: List[BaseException] = []
         self._end = threading.Event()
         with server.lock:
-            for number in range(nodes):
+            for number in range(0 if world else nodes):
                 self.world.add(Machine(f"node-{number}", "x86_64", RELEASES[0], "stale"))
-            self.world.offer(RELEASES[0])
+            if world is None:
+                self.world.offer(RELEASES[0])
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()
 
@@ -48,9 +52,13 @@ class Rig:
                 self.errors.append(error)
                 return
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Time stands still from now on."""
         self._end.set()
         self._thread.join()
+
+    def close(self) -> None:
+        self.stop()
         assert not self.errors, self.errors
 
     @property
@@ -88,12 +96,14 @@ class Rig:
 class Running:
     """A `Watcher` in a thread."""
 
-    def __init__(self, rig: Rig, identity: str = "one", pace: Pace = PACE, **driver: Any) -> None:
+    def __init__(
+        self, rig: Rig, identity: str = "one", pace: Pace = PACE, sets: Optional[Sets] = None, **driver: Any
+    ) -> None:
         self.metrics = Metrics()
         self.api = rig.api(self.metrics)
         self._stop = threading.Event()
         given = Driver(image=IMAGE, namespace=SPACE, **driver)
-        self.watcher = Watcher(self.api, given, identity, self._check, self.metrics, pace=pace)
+        self.watcher = Watcher(self.api, given, identity, self._check, self.metrics, pace=pace, sets=sets)
         self.error: Optional[BaseException] = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -145,3 +155,13 @@ def wait_for(what: Callable[[], object], seconds: float = 30.0) -> None:
     while not what():
         assert time.monotonic() < until, "it did not come to that"
         time.sleep(0.02)
+
+
+def listening(pid: int) -> str:
+    """Where a process listens, by its sockets."""
+    inodes = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[3] == "0A" and f"socket:[{words[9]}]" in inodes:
+            return f"127.0.0.1:{int(words[1].rpartition(':')[2], 16)}"
+    raise AssertionError("it does not listen")

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 from attrs import frozen
 from fake_host import MODPROBE, RMMOD, build_id_note
@@ -29,6 +29,7 @@ STORE = "/var/lib/nvdriver-build"
 GPU = {"vendor": "0x10de", "device": "0x2330", "class": "0x030200"}
 TRAPS = ["dnf", "yum", "microdnf", "rpm", "apt", "apt-get", "subscription-manager", "curl", "wget"]
 ENTITLEMENT = ("/etc/pki/entitlement", "/run/secrets/etc-pki-entitlement")
+_PLANNED = "until [ -e /rig/planned ]; do sleep 0.02; done"
 FOLDERS = ("run", "fabricmanager", "topologyd", "var-log", "mellanox/usr/src", "store", "rig/pci", "rig/bin")
 
 
@@ -40,8 +41,11 @@ class PodNode:
     release: str
 
     @classmethod
-    def make(cls, folder: Path, kernel: KitKernel) -> PodNode:
-        """A node that runs `kernel`, with one GPU and nothing in its store."""
+    def make(cls, folder: Path, kernel: KitKernel, trees: Optional[Path] = None) -> PodNode:
+        """A node that runs `kernel`, with one GPU and nothing in its store.
+
+        `trees` has the kernel's module folder, where others have laid it out.
+        """
         node = cls(folder, kernel.release)
         for name in FOLDERS:
             (folder / name).mkdir(parents=True)
@@ -51,7 +55,11 @@ class PodNode:
         _fake_kernel(folder / "rig", kernel)
         _lay_traps(folder)
         node.clear_traps()
-        lay_out_module_tree(kernel, node.modules)
+        if trees is None:
+            lay_out_module_tree(kernel, node.modules)
+        else:
+            node.modules.parent.parent.mkdir()
+            node.modules.parent.symlink_to(trees)
         return node
 
     @classmethod
@@ -71,15 +79,25 @@ class PodNode:
 
         /sys/module is a folder that all containers see; modprobe and rmmod, first on PATH, act on it.
         """
+        self.takes_later()
+        self.plan(module_set)
+
+    def takes_later(self) -> None:
+        """The same, for a set that `plan` will name: until then modprobe waits."""
         words = {"log": "/rig/loads", "plan": "/rig/plan", "modules": "/sys/module"}
-        for name, program in (("modprobe", MODPROBE), ("rmmod", RMMOD)):
+        waits = MODPROBE.replace("\n", f"\n{_PLANNED}\n", 1)
+        for name, program in (("modprobe", waits), ("rmmod", RMMOD)):
             (self.rig / "bin" / name).write_text(program.format(**words))
             (self.rig / "bin" / name).chmod(0o755)
         (self.rig / "module/firmware_class/parameters").mkdir(parents=True)
         (self.rig / "module/firmware_class/parameters/path").write_text("\n")
+
+    def plan(self, module_set: Path) -> None:
+        """The set that the node's kernel takes."""
         for path in module_set.glob("*.ko"):
             facts = read_module(path)
             _module(self.rig / "plan" / facts.name, facts.build_id or "")
+        (self.rig / "planned").touch()
 
     def has(self, name: str, build_id: str) -> None:
         """Another driver's module is loaded."""

@@ -132,6 +132,8 @@ class Pod:
     """More words for `podman run` of the driver."""
     limits: Sequence[object] = ()
     """Words for `podman run` of both."""
+    network: str = "none"
+    """Of the driver's container."""
     containers: List[Container] = field(factory=list)
 
     def __enter__(self) -> Pod:
@@ -156,7 +158,7 @@ class Pod:
         environment.update({"NVDRIVER_LOG_FORMAT": "json", **self.environment})
         mounts = (*self.node.driver_mounts(self.shared), *self.more)
         wrapped = ("--entrypoint", "sh", self.image, "/rig/node.sh", *command)
-        return self._start(DRIVER, environment, mounts, wrapped)
+        return self._start(DRIVER, environment, mounts, wrapped, self.network)
 
     def toolkit(self) -> Container:
         """Start the Driver Toolkit's container by the operator's command."""
@@ -182,7 +184,12 @@ class Pod:
         return self.toolkit()
 
     def _start(
-        self, name: str, environment: Mapping[str, str], mounts: Sequence[object], what: Sequence[object]
+        self,
+        name: str,
+        environment: Mapping[str, str],
+        mounts: Sequence[object],
+        what: Sequence[object],
+        network: str = "none",
     ) -> Container:
         name = f"{name}-{os.getpid()}-{next(_numbers)}"
         log = self.node.folder / f"{name}.log"
@@ -190,7 +197,7 @@ class Pod:
         words: List[object] = ["--name", name, "--log-opt", f"path={log}", "--privileged", "--pid=host"]
         values = {**_ENVIRONMENT, "PATH": f"/rig/bin:{PATH}", **environment}
         words += [f"--env={key}={value}" for key, value in values.items()]
-        self.podman("run", "-d", "--pull=never", "--network", "none", *words, *self.limits, *mounts, *what)
+        self.podman("run", "-d", "--pull=never", "--network", network, *words, *self.limits, *mounts, *what)
         self.containers.append(container)
         return container
 

@@ -38,6 +38,7 @@ from nvdriver_build.fleet.controller.view import View
 from nvdriver_build.fleet.manifests import Driver
 from nvdriver_build.fleet.names import LABEL, UPGRADE
 from nvdriver_build.fleet.plan import Plan
+from nvdriver_build.fleet.reasons import Reason
 from nvdriver_build.fleet.upgrade import FAILED, REPLACING, State, read_state
 
 RELEASES = tuple(Release(number, number % 3) for number in range(1, 6))
@@ -95,6 +96,9 @@ class Registry:
 
     def has(self, kernel: str, arch: str) -> Optional[bool]:
         return (kernel, arch) in self.world.registry
+
+    def reasons(self) -> Tuple[Reason, ...]:
+        return ()
 
 
 class WatchedApi(MemoryApi):

@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional, TypeVar
 import click
 
 from nvdriver_build.cli import emit, say
+from nvdriver_build.cli.fleet_sets import ONCE, RegistrySets, registry_sets
 from nvdriver_build.cli.signals import StopFlag
 from nvdriver_build.config import kubeconfig as default_kubeconfig
 from nvdriver_build.errors import ClusterError
@@ -47,7 +48,7 @@ def cluster(
 
 def apply_round(api: Api, driver: Driver, overrides: Mapping[str, str]) -> Outcome:
     """One round; the errors of its writes are told, the first of them at last."""
-    outcome = apply_once(api, driver, overrides)
+    outcome = apply_once(api, driver, overrides, registry_sets(driver, api, ONCE))
     for each in outcome.done:
         say(each.message)
     for reason in outcome.upgrade.reasons if outcome.upgrade else ():
@@ -70,7 +71,10 @@ def watch_cluster(
     stop, metrics = StopFlag(), Metrics()
     with cluster(kubeconfig, context, metrics.request) as api:
         identity = f"{os.uname().nodename}_{os.getpid()}"
-        watcher = Watcher(api, driver, identity, stop.check, metrics, overrides)
+        sets = registry_sets(driver, api, check=stop.check)
+        watcher = Watcher(api, driver, identity, stop.check, metrics, overrides, sets=sets)
+        if isinstance(sets, RegistrySets):
+            sets.changed = watcher.wake
         answers = {
             "/healthz": watcher.healthy,
             "/readyz": watcher.ready,
@@ -147,9 +151,9 @@ def _explain(reasons: object) -> None:
 
 def show_difference(api: Api, driver: Driver, overrides: Mapping[str, str]) -> None:
     """What `apply` would change: asked of the API by a dry run, nothing is written."""
+    view, sets = read_view(api, driver.name, driver.namespace), registry_sets(driver, api, ONCE)
     contents = Secrets(api, driver, time.monotonic).digests()
-    view = read_view(api, driver.name, driver.namespace)
-    rounds = Rounds(api, view, driver, overrides, contents=contents)
+    rounds = Rounds(api, view, driver, overrides, sets, contents)
     plan = rounds.plan()
     for wanted in rounds.objects(plan):
         kind, name = _KINDS[wanted["kind"]], wanted["metadata"]["name"]

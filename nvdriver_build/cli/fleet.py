@@ -11,9 +11,10 @@ import click
 from nvdriver_build.cli import emit, say
 from nvdriver_build.cli.logs import log_options
 from nvdriver_build.errors import UsageError
+from nvdriver_build.fleet.controller.api import Api
 from nvdriver_build.fleet.manifests import Driver, driver_settings, is_image, plan_options, render
 from nvdriver_build.fleet.offline import Files, cluster_from_files
-from nvdriver_build.fleet.plan import Group, Options, Plan, make_plan, plan_document
+from nvdriver_build.fleet.plan import Group, Options, Plan, Sets, make_plan, plan_document
 from nvdriver_build.fleet.reading import read_settings, to_yaml
 from nvdriver_build.fleet.reasons import Reason
 
@@ -34,6 +35,7 @@ _FILES = (
     click.option("--clusterversion", type=_PATH, help="Of 'oc get clusterversion'."),
     click.option("--pools", type=_PATH, help="Of 'oc get machineconfigpools'."),
     click.option("--workloads", type=_PATH, help="Of 'oc get daemonsets,jobs -A'."),
+    click.option("--ask-registry", is_flag=True, help="With --nodes: ask the registry of the settings, too."),
 )
 _DRIVER = (
     click.option(
@@ -99,7 +101,8 @@ def plan(
 def render_(toolkits: tuple[str, ...], settings: Optional[Path], image: Optional[str], **where: Any) -> None:
     """Write the objects that the plan needs as YAML: for GitOps, or to apply by hand."""
     driver = _driver(settings, image)
-    click.echo(to_yaml(render(_plan(driver, toolkits, **where), driver)), nl=False)
+    made = _plan(driver, toolkits, **where)
+    click.echo(to_yaml(render(made, driver, overrides=_overrides(toolkits))), nl=False)
 
 
 @fleet.command()
@@ -181,12 +184,14 @@ def _plan(
     toolkits: tuple[str, ...],
     kubeconfig: Optional[Path],
     context: Optional[str],
+    ask_registry: bool,
     **files: Any,
 ) -> Plan:
     overrides = _overrides(toolkits)
     options = plan_options(driver, overrides) if driver else Options(overrides=overrides)
     if files["nodes"] is not None:
-        return make_plan(cluster_from_files(Files(**files), options.name), options)
+        sets = _sets(driver, None) if ask_registry else None
+        return make_plan(cluster_from_files(Files(**files), options.name), options, sets)
     if any(files.values()):
         raise UsageError(
             "files of a cluster are given, and not its nodes", hint="--nodes is of 'oc get nodes -o json'"
@@ -196,7 +201,13 @@ def _plan(
 
     with cluster.cluster(kubeconfig, context) as api:
         view = read_view(api, options.name, driver.namespace if driver else options.name)
-    return make_plan(view.cluster(), options)
+        return make_plan(view.cluster(), options, _sets(driver, api))
+
+
+def _sets(driver: Optional[Driver], api: Optional[Api]) -> Optional[Sets]:
+    from nvdriver_build.cli.fleet_sets import ONCE, registry_sets
+
+    return registry_sets(driver, api, ONCE)
 
 
 def _driver(settings: Optional[Path], image: Optional[str]) -> Driver:

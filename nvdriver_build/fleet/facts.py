@@ -62,10 +62,13 @@ class Tag:
 
 @frozen
 class ImageStream:
-    """The Driver Toolkits that the cluster knows. `latest` are the images of `latest` and `latest-rhel-N`."""
+    """The Driver Toolkits that the cluster knows. `latest` is the image of `latest`, `streams` those of
+    `latest-rhel-N` by their N.
+    """
 
     tags: tuple[Tag, ...] = ()
     latest: tuple[str, ...] = ()
+    streams: tuple[tuple[int, str], ...] = ()
     reasons: tuple[Reason, ...] = ()
 
 

@@ -64,6 +64,19 @@ def is_version(text: str) -> bool:
     return re.fullmatch(_VERSION, text, re.ASCII) is not None
 
 
+def rhel_of(version: str) -> Optional[int]:
+    """The RHEL that a version is of: 9 for `416.94....` and for `9.6....`; None where that is not told.
+
+    OpenShift's older ones have its own release first, and RHEL's without a dot (SCOS: the major alone).
+    """
+    words = version.split(".")
+    first, second = words[0], words[1] if len(words) > 1 else ""
+    if len(first) < 3:
+        return int(first) if first.isascii() and first.isdigit() else None
+    major = second if second in ("8", "9", "10") else second[:-1]
+    return int(major) if major.isascii() and major.isdigit() else None
+
+
 def is_kernel(text: str) -> bool:
     """Whether this can be a kernel release: junk such as `package kernel-rt-core is not installed` is not."""
     return len(text) <= _KERNEL_LIMIT and _KERNEL.fullmatch(text) is not None

@@ -22,7 +22,7 @@ from nvdriver_build.mofed import Peers
 from nvdriver_build.node.look import Describe, Kernel, kernel_trust, module_kind, source_place
 from nvdriver_build.node.peermem import MofedPlace, Patience, wait_for_mofed
 from nvdriver_build.node.status import Reporter
-from nvdriver_build.node.stores import outside, own_store
+from nvdriver_build.node.stores import outside, own_store, trust
 from nvdriver_build.obtain import Elsewhere, Obtained, Wish, modules_to_build, obtain, opened_source, unfit
 from nvdriver_build.sets import ModuleSet, Recipe
 from nvdriver_build.signing import ENROLL, Identity, KernelTrust, read_identity, who
@@ -166,6 +166,7 @@ class Ways:
             trust=self._trust(identity),
             certificate=identity.certificate,
             signer=identity.signer,
+            signers=trust(self.config).certificates,
             reuse=self.config.reuse,
         )
 

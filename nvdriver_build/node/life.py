@@ -24,6 +24,7 @@ from nvdriver_build.loader.root import ModuleRoot, prepare_root
 from nvdriver_build.loader.unload import require_unused, unload
 from nvdriver_build.node.getting import Driver, Ways
 from nvdriver_build.node.look import Kernel, kernel_trust, look
+from nvdriver_build.node.own_version import MOUNTED, require_own_version
 from nvdriver_build.node.peermem import MODULE as PEERMEM
 from nvdriver_build.node.status import Reporter
 from nvdriver_build.node.userland import Userland, undo_quietly
@@ -73,6 +74,7 @@ class Node:
     userland: Userland
     modules: Path = Path("/run/nvdriver-build/modules")
     pause: Callable[[float], None] = time.sleep
+    os_release: Path = MOUNTED
 
     def run(self) -> None:
         """The whole life. Returns after a signal, with the driver unloaded; else raises what ended it."""
@@ -131,6 +133,7 @@ class Node:
     def make_ready(self, report: Reporter) -> Loadable:
         """From nothing to a set that fits, ready to load."""
         with self._stage(report, "look"):
+            require_own_version(self.config, self.host.proc, self.os_release)
             self.ways.prepare()
             self._require_gpu()
             self.userland.require_supported()

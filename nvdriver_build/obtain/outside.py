@@ -65,8 +65,8 @@ class Outside:
             _log.warning(f"{self.remote} is not asked: no certificate is configured", hint=TRUST_HINT)
             return None, False
         try:
-            for key in self._keys(wish, recipe):
-                found = self._taken(key, wish, recipe, store)
+            for key, served in self._keys(wish, recipe):
+                found = self._taken(key, wish, served, store)
                 if found is not None:
                     return found, True
         except StoreError as error:
@@ -74,14 +74,19 @@ class Outside:
             return None, False
         return None, True
 
-    def _keys(self, wish: Wish, recipe: Recipe) -> Iterator[str]:
-        """The key that is wanted, then others that might do, as long as the place is worth asking."""
-        yield recipe.key
+    def _keys(self, wish: Wish, recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+        """The keys that are wanted, then others that might do, as long as the place is worth asking.
+
+        Each with the recipe that its set would stand for.
+        """
+        served = wish.serving(recipe)
+        yield from ((each.key, each) for each in served)
         if not wish.reuse or not wish.target.modversions:
             return
         until = time.monotonic() + _SEARCH
-        for key in itertools.islice(self.remote.candidates(recipe, wish.target), _CANDIDATES):
-            yield key
+        others = ((key, each) for each in served for key in self.remote.candidates(each, wish.target))
+        for pair in itertools.islice(others, _CANDIDATES):
+            yield pair
             if time.monotonic() > until:
                 _log.warning(f"{self.remote} names many sets that do not fit, slowly: no more is asked for")
                 return
@@ -92,7 +97,8 @@ class Outside:
 
         def there() -> Optional[Obtained]:
             with contextlib.suppress(StoreError):  # it served a moment ago
-                return self._taken(recipe.key, wish, recipe, store)
+                found = (self._taken(each.key, wish, each, store) for each in wish.serving(recipe))
+                return next((each for each in found if each is not None), None)
             return None
 
         if self.turns is None:

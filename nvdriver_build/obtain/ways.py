@@ -112,7 +112,8 @@ def _require_unenforced(wish: Wish) -> None:
 
 
 def _find(wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
-    found = store.find(recipe)
+    there = (store.find(each) for each in wish.serving(recipe))
+    found = next((each for each in there if each is not None), None)
     if found is None:
         return None
     return Obtained(found, require_fit(found, wish.target, wish.trust), "store")
@@ -122,7 +123,8 @@ def _reuse(wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
     """A set that was built for another kernel, and is proven to fit this one."""
     if not wish.reuse or not wish.target.modversions:
         return None
-    for found in store.fitting(recipe, wish.target):
+    served = wish.serving(recipe)
+    for found in (each for one in served for each in store.fitting(one, wish.target)):
         built_for = found.manifest.recipe.kernel_release
         try:
             fit = require_fit(found, wish.target, wish.trust)

@@ -27,6 +27,7 @@ class Wish:
     With `reuse` a set of another kernel will do that is proven to fit. Where there is a `certificate`,
     modules are wanted that it signed; `signer` can do that. `trust` is of the kernel that will load them.
     `symvers` is what other modules than the kernel's export, as text of Module.symvers, `target` has it, too.
+    Without a `certificate` modules that one of `signers` signed do as well.
     """
 
     source: Source
@@ -44,6 +45,7 @@ class Wish:
     mofed_sha256: Optional[str] = None
     certificate: Optional[Certificate] = None
     signer: Optional[Signer] = None
+    signers: tuple[Certificate, ...] = ()
 
     def recipe(self) -> Recipe:
         """The recipe whose key the set will have."""
@@ -61,6 +63,16 @@ class Wish:
             certificate=self.certificate.fingerprint if self.certificate else None,
         )
 
+    def serving(self, recipe: Recipe) -> tuple[Recipe, ...]:
+        """The recipes of sets that will do where `recipe` is wanted.
+
+        A signature harms no kernel that asks for none; one that asks takes nothing else.
+        """
+        if recipe.certificate is not None:
+            return (recipe,)
+        signed = tuple(evolve(recipe, certificate=each.fingerprint) for each in self.signers)
+        return signed if signed and self.enforced else (recipe, *signed)
+
     @property
     def enforced(self) -> bool:
         """Whether the kernel takes signed modules only: by its own word, else by its configuration."""
@@ -69,7 +81,7 @@ class Wish:
 
     def unsigned(self) -> Wish:
         """The wish for what is signed then: whether a kernel would take it as it is does not matter."""
-        return evolve(self, certificate=None, signer=None, trust=KernelTrust(enforced=False))
+        return evolve(self, certificate=None, signer=None, signers=(), trust=KernelTrust(enforced=False))
 
     def peermem(self, symvers: str, mofed_sha256: Optional[str]) -> Wish:
         """The wish for nvidia-peermem, a set of its own, between MOFED and nvidia, which export `symvers`.

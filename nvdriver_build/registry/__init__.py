@@ -1,7 +1,8 @@
 """The store in an OCI registry: a set is one artifact, found by key or by what might fit, without listing.
 
     set-<key>     the set (`artifacts`)
-    fit-<digest>  keys of sets that might fit a kernel (`hints`)
+    fit-<digest>, kernel-<digest>
+                  keys of sets that might fit a kernel (`hints`)
     turn-<key>    who builds that set now (`turns`)
 
 A registry is believed nothing: what it gives is bounded in time and bytes, compared with its digests and with
@@ -121,6 +122,10 @@ class Registry:
         keys = hints.read(self.content, tag) if tag else ()
         yield from (key for key in keys if key != recipe.key)
 
+    def built_for(self, driver_version: str, release: str, arch: str) -> tuple[str, ...]:
+        """Keys of sets that were pushed for a kernel of this name, by their own words; the newest first."""
+        return hints.read(self.content, hints.kernel_tag(driver_version, release, arch))
+
     def push(self, made: ModuleSet) -> bool:
         """See `Remote.push`."""
         try:
@@ -203,13 +208,15 @@ class Registry:
         return blob, packed
 
     def _hint(self, manifest: Manifest) -> None:
-        """Let nodes with other kernels find it; without that it is found by its key."""
-        tag = hints.own_tag(manifest)
+        """Let nodes with other kernels, and a fleet's controller, find it; without that it is found by its
+        key.
+        """
+        recipe, tag = manifest.recipe, hints.own_tag(manifest)
+        named = hints.kernel_tag(recipe.driver_version, recipe.kernel_release, recipe.arch)
         try:
-            if tag is not None:
-                hints.add(self.content, tag, manifest.key)
+            hints.add(self.content, filter(None, (named, tag)), manifest.key)
         except StoreError as error:
-            _log.warning("other kernels may not find the set in the registry", reason=error.message)
+            _log.warning("others may not find the set in the registry", reason=error.message)
 
 
 def open_registry(

@@ -1,18 +1,22 @@
-"""Which sets of a registry might fit a kernel: a note by a tag that a node can compute.
+"""Which sets of a registry might fit a kernel: a note by a tag that can be computed without them.
 
-    fit-<sha256 of family and CRC of module_layout>   a note with the keys of sets, the last one pushed first
+    fit-<sha256 of family and CRC of module_layout>
+    kernel-<sha256 of driver version, release, architecture>
+                  notes with the keys of sets, the last one pushed first
 
-The family is that of the store's index. A note is a hint: who follows it proves the set. Tags have no
-compare-and-swap, so whoever adds a key reads the note again afterwards, and adds it again where another one
-wrote at the same time. A key that is lost all the same costs a build.
+The family is that of the store's index. The second is for who knows a kernel by its name only, as a fleet's
+controller, which has neither its symbols nor the driver's source. A note is a hint: who follows it proves
+the set. Tags have no compare-and-swap, so whoever adds a key reads the note again afterwards, and adds it
+again where another one wrote at the same time. A key that is lost all the same costs a build.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
-from typing import Optional
+from typing import Iterable, Optional
 
 from nvdriver_build.errors import StoreError
 from nvdriver_build.kernel import KernelTarget
@@ -49,6 +53,12 @@ def own_tag(manifest: Manifest) -> Optional[str]:
     return None
 
 
+def kernel_tag(driver_version: str, release: str, arch: str) -> str:
+    """Where the sets of a driver stand that were built for a kernel of this name."""
+    text = json.dumps([driver_version, release, arch])
+    return "kernel-" + hashlib.sha256(text.encode()).hexdigest()
+
+
 def read(content: Content, tag: str) -> tuple[str, ...]:
     """The keys that stand there."""
     try:
@@ -73,16 +83,27 @@ def _keys(content: Content, tag: str) -> tuple[str, ...]:
     return tuple(key for key in dict.fromkeys(keys[:_MOST]) if _KEY.fullmatch(key))
 
 
-def add(content: Content, tag: str, key: str) -> None:
-    """Have a key there, in place of what is no such note; StoreError where others keep on writing over it."""
+def add(content: Content, tags: Iterable[str], key: str) -> None:
+    """Have a key at each of these tags, in place of what is no such note; StoreError where others keep on
+    writing over it.
+    """
+    lacking = tuple(tags)
     for turn in range(_TRIES):
-        keys = _sound(content, tag)
-        if key in keys:
+        lacking = tuple(tag for tag in lacking if not _there(content, tag, key))
+        if not lacking:
             return
-        content.publish(tag, note(_FIT, {_KEYS: ",".join((key, *keys)[:_MOST])}), NOTHING, known=True)
         content.session.transport.pause(_SETTLE * (turn + 1) * random.uniform(0.5, 1.5))
-    if key not in read(content, tag):
-        raise StoreError(f"{tag} is written by many at once", hint="the next push adds the set")
+    for tag in lacking:
+        if key not in read(content, tag):
+            raise StoreError(f"{tag} is written by many at once", hint="the next push adds the set")
+
+
+def _there(content: Content, tag: str, key: str) -> bool:
+    """Whether a key was there; it is put there where it was not."""
+    keys = _sound(content, tag)
+    if key not in keys:
+        content.publish(tag, note(_FIT, {_KEYS: ",".join((key, *keys)[:_MOST])}), NOTHING, known=True)
+    return key in keys
 
 
 def _tag(of_family: str, layout: int) -> str:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
+from pod_node import PodNode
+from pod_rig import Pod
 from podman_rig import Podman
 from real_build import CACHE
 from sample_driver.user_space import RunFile, make_run_file
 from standin import toolkit_root
-from vm.kit import load_kit
+from vm.kit import KitKernel, load_kit
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -54,6 +56,25 @@ def sample_image(podman: Podman, base_image: str, run_file: RunFile) -> str:
     """The driver image of the sample driver, from a .run."""
     words = ("--run-file", run_file.path, "--sha256", run_file.sha256, "--driver-version", run_file.version)
     return podman.driver_image("sample", run_file.sha256 + base_image, "--base", base_image, *words)
+
+
+@pytest.fixture(scope="session")
+def sample_store(
+    podman: Podman,
+    sample_image: str,
+    toolkit: Callable[[str], Path],
+    kernel_a: KitKernel,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A node's store with the sample driver's set, built by a pod."""
+    folder = tmp_path_factory.mktemp("sample-store")
+    with PodNode.used(folder / "node", kernel_a) as node:
+        with Pod(podman, node, sample_image, toolkit("fits"), folder / "shared") as pod:
+            driver = pod.driver()
+            pod.prepared_toolkit()
+            assert driver.waits() == 15, driver.text
+        shutil.copytree(node.store, folder / "store", symlinks=True)
+    return folder / "store"
 
 
 @pytest.fixture(scope="session")

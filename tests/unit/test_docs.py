@@ -182,6 +182,7 @@ def test_every_state_and_reason_of_a_plan_has_an_answer() -> None:
     known = {value for name, value in vars(values).items() if name.isupper() and isinstance(value, str)}
     assert states == known - rules
     planned = [*(PACKAGE / "fleet/plan").glob("*.py"), *(PACKAGE / "fleet/inventory").glob("*.py")]
+    planned.append(PACKAGE / "cli/fleet_sets.py")
     assert reasons == calls_of("Reason", iter(planned))
     told = set(re.findall(r"`(\w+)`", "".join(path.read_text() for path in DOCUMENTS)))
     assert calls_of("Reason", (PACKAGE / "fleet").rglob("*.py")) <= told

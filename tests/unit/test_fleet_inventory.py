@@ -22,7 +22,15 @@ from nvdriver_build.fleet.inventory import (
     pool_facts,
 )
 from nvdriver_build.fleet.plan import make_plan, plan_document
-from nvdriver_build.fleet.versions import flavour_of, is_version, label_value, object_name, os_version, parts
+from nvdriver_build.fleet.versions import (
+    flavour_of,
+    is_version,
+    label_value,
+    object_name,
+    os_version,
+    parts,
+    rhel_of,
+)
 
 
 def facts(document: object) -> Node:
@@ -181,7 +189,7 @@ def test_imagestream() -> None:
     """Tags of versions by name, `latest` and `latest-rhel-10` apart from them."""
     found = imagestream_facts(imagestream(V2, V1, latest=V2, more=[tag("latest-rhel-10", image("10"))]))
     assert found.tags == (Tag(V1, image(V1)), Tag(V2, image(V2)))
-    assert found.latest == tuple(sorted([image(V2), image("10")])) and found.reasons == ()
+    assert found.latest == (image(V2),) and found.streams == ((10, image("10")),) and found.reasons == ()
 
 
 def test_odd_tags() -> None:
@@ -321,3 +329,39 @@ def test_names_can_be_read(version: str) -> None:
     assert is_version(version)
     assert object_name("nvdriver-build", version) == f"nvdriver-build-{version.replace('.', '-')}"
     assert label_value(version) == version
+
+
+@pytest.mark.parametrize(
+    ("version", "rhel"),
+    [
+        ("416.94.202408260940-0", 9),
+        ("9.6.20260616-0", 9),
+        ("10.2.20260616-0", 10),
+        ("416.9.202411211032-0", 9),
+        ("421.10.202511211032-0", 10),
+        ("421.102.202511211032-0", 10),
+        ("410.84.202207140725-0", 8),
+        ("39.20240210.3.0", 39),
+        ("416", None),
+        ("x.y", None),
+    ],
+)
+def test_the_rhel_of_a_version(version: str, rhel: Optional[int]) -> None:
+    """By its first number, or after OpenShift's own release."""
+    assert rhel_of(version) == rhel
+
+
+@pytest.mark.parametrize(
+    ("labels", "name", "seen"),
+    [
+        ({"app.kubernetes.io/component": "nvidia-driver"}, "x", True),
+        ({"openshift.driver-toolkit": "true"}, "x", True),
+        ({"openshift.driver-toolkit": "false"}, "x", False),
+        ({}, "nvidia-driver-daemonset-416.94", True),
+        ({}, "nvidia-dcgm", False),
+    ],
+)
+def test_drivers_of_others(labels: Dict[str, str], name: str, seen: bool) -> None:
+    """By the component, by the operator's own label, by the operator's name."""
+    document = {"metadata": {"name": name, "namespace": "theirs", "labels": labels}}
+    assert (daemonset_facts(document, "nvdriver-build") is not None) is seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
@@ -20,6 +21,7 @@ from nvdriver_build.fleet.manifests import (
     plan_objects,
     plan_options,
     render,
+    settings_document,
 )
 from nvdriver_build.fleet.plan import DaemonSetWanted, Plan, make_plan
 from nvdriver_build.fleet.reading import to_yaml
@@ -41,6 +43,7 @@ FULL = Driver(
     tolerations=({"key": "team", "operator": "Exists"},),
     resources={"limits": {"cpu": "8", "memory": "16Gi"}},
     prebuild_user=1000,
+    fleet_image="registry.example.com/gpu/fleet@sha256:" + 64 * "2",
 )
 DRIVERS = {"plain": PLAIN, "full": FULL}
 NEWEST, OLDEST = 37, 27
@@ -209,6 +212,7 @@ def template(driver: Driver, contents: Optional[Dict[str, str]] = None) -> Any:
         {"trust": "-----BEGIN CERTIFICATE-----\n2"},
         {"registry_ca": "-----BEGIN CERTIFICATE-----\n2"},
         {"registry": "registry.example.com:5001/gpu/sets"},
+        {"registry": None},
     ],
     ids=lambda change: str(next(iter(change))),
 )
@@ -337,3 +341,71 @@ def test_settings() -> None:
     document = {"image": IMAGE, "pull_secrets": ["a"], "env": {"A": "1"}, "trust": None, "rdma": True}
     expected = Driver(IMAGE, pull_secrets=("a",), env={"A": "1"}, rdma=True)
     assert driver_settings(copy.deepcopy(document)) == expected
+
+
+@pytest.mark.parametrize("driver", DRIVERS.values(), ids=list(DRIVERS))
+def test_settings_there_and_back(driver: Driver) -> None:
+    """The settings that the controller reads in the cluster are those that it was rendered with."""
+    document = settings_document(driver)
+    assert driver_settings(json.loads(json.dumps(document))) == driver
+    assert list(settings_document(PLAIN)) == ["image"]
+
+
+def controller(driver: Driver, *overrides: str) -> Any:
+    objects = render(plan_for(driver), driver, overrides=dict(each.split("=") for each in overrides))
+    return of_kind(objects, "Deployment"), objects
+
+
+def test_the_controller() -> None:
+    """Settings, arguments and probes belong together; without an image for it there is none of it."""
+    assert controller(PLAIN)[0] == []
+    ((found,), objects) = controller(FULL, f"{V1}=quay.io/mine", f"{V3}=quay.io/other")
+    pod = found["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["command"] == ["nvdriver-build", "fleet", "watch"]
+    toolkits = ["--toolkit", f"{V1}=quay.io/mine", "--toolkit", f"{V3}=quay.io/other"]
+    assert container["args"][-4:] == toolkits
+    (path,) = (each["mountPath"] for each in container["volumeMounts"] if each["name"] == "settings")
+    (settings,) = (each for each in of_kind(objects, "ConfigMap") if "settings.json" in each["data"])
+    assert container["args"][:2] == ["--settings", f"{path}/settings.json"]
+    assert driver_settings(json.loads(settings["data"]["settings.json"])) == FULL
+    (service,) = of_kind(objects, "Service")
+    ((port,), (own,)) = service["spec"]["ports"], container["ports"]
+    assert port["targetPort"] == own["name"] == container["livenessProbe"]["httpGet"]["port"]
+    assert f":{own['containerPort']}" in container["args"]
+    labels = found["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    assert found["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]
+    accounts = [each["metadata"]["name"] for each in of_kind(objects, "ServiceAccount")]
+    assert pod["serviceAccountName"] in accounts
+    other = controller(evolve(FULL, rdma=False))[0][0]["spec"]["template"]
+    assert other["metadata"]["annotations"] != found["spec"]["template"]["metadata"]["annotations"]
+
+
+def test_the_controller_may_do_nothing_on_its_node() -> None:
+    """As OpenShift's SCC restricted-v2 asks for: no user of its own, nothing writable but /tmp."""
+    ((found,), objects) = controller(FULL)
+    pod = found["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not {"hostPID", "hostNetwork", "hostIPC"} & set(pod)
+    assert {next(iter(set(each) - {"name"})) for each in pod["volumes"]} == {"configMap", "emptyDir"}
+    policy = of_kind(objects, "NetworkPolicy")[-1]["spec"]
+    assert policy["ingress"] == [{"ports": [{"protocol": "TCP", "port": "metrics"}]}]
+    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} >= {6443, 5000, 3128, 53}
+    bypass = variables(container)["NO_PROXY"]
+    assert bypass == "$(KUBERNETES_SERVICE_HOST)"
+
+
+def test_no_service_becomes_a_setting() -> None:
+    """A Service of our name would be in the environment of pods as NVDRIVER_BUILD_FLEET_..., which is no
+    setting: `run` would end with exit 2.
+    """
+    objects = render(plan_for(FULL), FULL)
+    assert all(pod["enableServiceLinks"] is False for pod in pods(objects))
+    assert of_kind(objects, "Service")[0]["spec"]["clusterIP"] == "None"

@@ -31,7 +31,10 @@ from hypothesis import strategies as st
 from nvdriver_build.fleet.facts import Cluster
 from nvdriver_build.fleet.inventory import cluster_facts
 from nvdriver_build.fleet.plan import Group, NodeLabel, Options, Plan, make_plan, plan_document, prebuild_key
+from nvdriver_build.fleet.reasons import Reason
 
+T1, R10 = "10.1.20260316-0", "10.2.20260616-0"
+"""Of RHEL 10."""
 NAMES = {version: f"nvdriver-build-{version.replace('.', '-')}" for version in (V1, V2, V3)}
 
 
@@ -43,6 +46,9 @@ class Registry:
 
     def has(self, kernel: str, arch: str) -> Optional[bool]:
         return kernel in self.kernels
+
+    def reasons(self) -> List[Reason]:
+        return []
 
 
 def plan_of(nodes: Sequence[object], stream: Optional[object], **more: Any) -> Plan:
@@ -220,7 +226,8 @@ def coming(plan: Plan) -> List[Optional[str]]:
         ([V2], imagestream(V1, V2, latest=V1), [V1]),
         ([V1], imagestream(V1, V2, V3), [V3]),
         ([V1], imagestream(V1, latest=V2), []),
-        ([V1], imagestream(V1, V2, V3, latest=V2, more=[tag("latest-rhel-10", image(V3))]), [V2, V3]),
+        ([V1], imagestream(V1, V2, R10, latest=V2, more=[tag("latest-rhel-10", image(R10))]), [V2]),
+        ([V1, T1], imagestream(V1, R10, latest=V1, more=[tag("latest-rhel-10", image(R10))]), [R10]),
         ([V1], imagestream(V1, V2, more=[tag("stable", image(V2))]), [V2]),
         ([], imagestream(V1), []),
     ],
@@ -232,7 +239,8 @@ def coming(plan: Plan) -> List[Optional[str]]:
         "rollback",
         "skipped",
         "tag late",
-        "two streams",
+        "the other stream",
+        "a node of the other stream",
         "alias",
         "no GPU",
     ],
@@ -246,6 +254,25 @@ def test_what_is_coming(running: Sequence[str], stream: object, expected: Sequen
     plan = plan_of(nodes, stream)
     assert coming(plan) == expected
     assert {each.version for each in plan.daemonsets} == {*running, *expected}
+
+
+@pytest.mark.parametrize(
+    ("gpu_pool", "worker", "expected"),
+    [(None, None, [V2]), ("rhel-9", None, [V2]), ("rhel-10", None, [V2, R10]), (None, "rhel-10", [V2, R10])],
+)
+def test_a_pool_names_its_stream(gpu_pool: Optional[str], worker: Optional[str], expected: List[str]) -> None:
+    """`latest-rhel-10` is coming only where a pool of GPU nodes names it, or `worker`, which they may follow;
+    not for another pool's sake.
+    """
+    roles = {"gpu": gpu_pool, "worker": worker, "master": "rhel-10"}
+    pools = [pool(name) for name in roles]
+    for each in pools:
+        named = roles[each["metadata"]["name"]]
+        each["spec"]["osImageStream"] = {"name": named} if named else {}
+    labels = {**GPU, "node-role.kubernetes.io/gpu": "", "node-role.kubernetes.io/worker": ""}
+    stream = imagestream(V1, V2, R10, latest=V2, more=[tag("latest-rhel-10", image(R10))])
+    plan = plan_of([node("a", labels=labels)], stream, pools=pools)
+    assert coming(plan) == sorted(expected)
 
 
 def test_prebuild() -> None:

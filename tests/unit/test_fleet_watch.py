@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 and later")
 
 from api_server import ApiServer, Fault, once
-from fleet_rig import IMAGE, Rig, running, wait_for
+from fleet_rig import IMAGE, Rig, listening, running, wait_for
 from upgrade_sim import RELEASES
 from upgrade_world import DAEMONSETS, JOBS, NODES, SPACE
 
@@ -207,6 +207,16 @@ def test_apply_status_and_plan(rig: Rig) -> None:
     assert [each["nodes"] for each in planned["groups"]] == [3]
 
 
+def test_what_secrets_hold_is_no_difference(rig: Rig) -> None:
+    """`plan --diff` knows what the driver's pods read as `apply` does."""
+    secret = {"metadata": {"name": "more", "namespace": SPACE}, "data": {"NAME": "dmFsdWU="}}
+    rig.server.put("v1/secrets", secret)
+    settings = rig.folder / "settings.yaml"
+    settings.write_text(f"image: {IMAGE}\nenv_secret: more\n")
+    assert fleet(rig, "apply", "--settings", str(settings)).returncode == 0
+    assert fleet(rig, "plan", "--diff", "--settings", str(settings)).stdout == ""
+
+
 def test_watch_as_a_program(rig: Rig) -> None:
     """`fleet watch` answers health and metrics, and a SIGTERM ends it cleanly, its Lease let go."""
     program = [
@@ -240,13 +250,3 @@ def test_watch_as_a_program(rig: Rig) -> None:
     with rig.server.lock:
         lease = rig.server.store.get("coordination.k8s.io/v1/leases", SPACE, "nvdriver-build-fleet")
     assert lease["spec"]["holderIdentity"] is None
-
-
-def listening(pid: int) -> str:
-    """Where a process listens, by its sockets."""
-    inodes = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        words = line.split()
-        if words[3] == "0A" and f"socket:[{words[9]}]" in inodes:
-            return f"127.0.0.1:{int(words[1].rpartition(':')[2], 16)}"
-    raise AssertionError("it does not listen")

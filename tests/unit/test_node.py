@@ -28,6 +28,7 @@ from nvdriver_build.errors import (
     SourceError,
     Stopped,
     UsageError,
+    WrongVersion,
 )
 from nvdriver_build.loader.host import driver_modules
 from nvdriver_build.loader.kernel_log import KernelLog
@@ -534,3 +535,18 @@ def test_loaded_sets_are_known_by_their_build_ids(rig: Rig) -> None:
     assert loaded_keys(store.entries(), rig.node.host) == set()
     rig.node.module("nvidia_uvm")
     assert loaded_keys(store.entries(), rig.node.host) == {key}
+
+
+def test_a_pod_for_another_system(rig: Rig) -> None:
+    """`run` ends with exit 10 before a source is opened, a module loaded, or anything announced."""
+    place = rig.root / "os-release"
+    place.write_text("OSTREE_VERSION='9.6.20260616-0'\n")
+    settings = {"RHCOS_VERSION": "416.94.202408260940-0", "NVDRIVER_SOURCE": "/nowhere"}
+    life = rig.life(rig.stop_when_ready(), **settings)
+    life.os_release = place
+    with pytest.raises(WrongVersion):
+        life.run()
+    status = rig.readiness.read_status()
+    assert status is not None and status.error is not None and status.error["kind"] == "WrongVersion"
+    assert rig.loaded() == [] and not rig.readiness.ready
+    assert not (rig.root / "store").exists()

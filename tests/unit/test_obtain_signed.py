@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import evolve
+from clusters import NEXT, Cluster
 from fake_toolchain import FakeToolchain
 from keys import Identity, make_identity
 from structlog.testing import capture_logs
 from wishes import commands_of, wish_of
 
-from nvdriver_build.errors import SigningError
+from nvdriver_build.errors import HeadersError, SigningError
 from nvdriver_build.kernel.keyrings import Keyrings
 from nvdriver_build.obtain import Obtained, obtain
 from nvdriver_build.sets import open_set
@@ -157,3 +159,32 @@ def test_a_key_that_cannot_sign_costs_no_build(rig: FakeToolchain, store: Store,
             commands_of(rig),
         )
     assert (get(rig, store, ours).origin, rig.make_calls()) == ("store", 1)
+
+
+def test_signed_modules_serve_who_only_trusts(tmp_path: Path, ours: Identity) -> None:
+    """A node that asks for no signature takes what a trusted certificate has signed, as prebuilds publish it.
+
+    Also for another kernel that it is proven to fit; and it finds it again in its own store.
+    """
+    cluster = Cluster(tmp_path, ours)
+    made, signers = cluster.signed_node("signer").set, (ours.certificate,)
+    shutil.rmtree(cluster.offered)  # the same modules, unsigned
+    with pytest.raises(HeadersError):
+        cluster.node("strict")
+    taken = cluster.node("node", signers=signers)
+    assert (taken.origin, taken.set.key) == ("registry", made.key)
+    other = cluster.node("other", target=cluster.target(NEXT, more=7), signers=signers)
+    assert (other.origin, other.fit.fit, other.set.key) == ("registry", "compatible", made.key)
+    shutil.rmtree(cluster.shared.root)
+    assert cluster.node("node", signers=signers).origin == "store"
+    again = cluster.node("other", target=cluster.target(NEXT, more=7), signers=signers)
+    assert (again.origin, again.fit.fit) == ("store", "compatible")
+
+
+def test_where_signatures_are_enforced_the_signed_set_comes_first(tmp_path: Path, ours: Identity) -> None:
+    """The same modules, unsigned, in the node's own store are in nobody's way."""
+    cluster = Cluster(tmp_path, ours)
+    made = cluster.signed_node("signer").set
+    assert cluster.node("node", headers=True).set.key == cluster.built.key
+    taken = cluster.node("node", signers=(ours.certificate,), trust=trusting(ours))
+    assert (taken.origin, taken.set.key) == ("registry", made.key)

@@ -113,7 +113,7 @@ def test_two_at_once_do_no_harm(server: OciRegistry, request: pytest.FixtureRequ
 def test_what_somebody_else_put_there_is_replaced(registry: Registry, tmp_path: Path) -> None:
     """A note, or a set with another manifest, under the key of a set does not keep the set away."""
     made = write_signed(tmp_path / "made", recipe(), None)
-    hints.add(registry.content, f"set-{made.key}", "ab" * 32)
+    hints.add(registry.content, [f"set-{made.key}"], "ab" * 32)
     with pytest.raises(StoreError, match=r"cannot be believed: set-.* is no set"):
         registry.offer(made.key)
     assert registry.push(made)
@@ -184,7 +184,7 @@ def test_notes_that_many_write_at_once(server: OciRegistry, request: pytest.Fixt
     keys = [f"{number:064x}" for number in range(6)]
 
     def add(key: str) -> None:
-        hints.add(server.open(repository(request)).content, "fit-x", key)
+        hints.add(server.open(repository(request)).content, ["fit-x"], key)
 
     threads = [threading.Thread(target=add, args=(key,)) for key in keys]
     for thread in threads:
@@ -198,11 +198,11 @@ def test_notes_that_many_write_at_once(server: OciRegistry, request: pytest.Fixt
 def test_a_note_is_capped(registry: Registry) -> None:
     """A note holds 64 keys, whoever wrote more, and nothing that is no key."""
     keys = ["../../etc", "x" * 64, *(f"{number:064x}" for number in range(100))]
-    hints.add(registry.content, "fit-x", "0" * 64)
+    hints.add(registry.content, ["fit-x"], "0" * 64)
     registry.content.publish("fit-x", note(hints._FIT, {hints._KEYS: ",".join(keys)}), NOTHING)
     found = hints.read(registry.content, "fit-x")
     assert len(found) == 62
-    hints.add(registry.content, "fit-x", "f" * 64)
+    hints.add(registry.content, ["fit-x"], "f" * 64)
     assert hints.read(registry.content, "fit-x")[:2] == ("f" * 64, "0" * 64)
 
 

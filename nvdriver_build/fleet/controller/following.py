@@ -29,6 +29,8 @@ from nvdriver_build.fleet.objects import entries, text
 
 OPENSHIFT = "openshift"
 """The namespace of the ImageStream driver-toolkit."""
+OPERATORS = "openshift.driver-toolkit=true"
+"""The label of the GPU Operator's DaemonSets on OpenShift; newer ones have the component, too."""
 _FORBIDDEN = 403
 
 
@@ -36,8 +38,9 @@ _FORBIDDEN = 403
 class Follower:
     """One kind and its cache. `version` is how far it has come; None where it has to begin with a list.
 
-    `optional` kinds are those that only OpenShift has; `only` is the one object that counts. `after` comes
-    after each change of the cache; where it raises, the same change comes again. `stale` asks for a new list.
+    `optional` kinds are those that only OpenShift has; `only` is the one object that counts, `beside` the
+    namespace whose objects do not. `after` comes after each change of the cache; where it raises, the same
+    change comes again. `stale` asks for a new list.
     """
 
     api: Api
@@ -47,6 +50,7 @@ class Follower:
     namespace: Optional[str] = None
     labels: str = ""
     only: Optional[str] = None
+    beside: Optional[str] = None
     optional: bool = False
     after: Callable[[], None] = lambda: None
     version: Optional[str] = None
@@ -96,6 +100,8 @@ class Follower:
         self.version = text(event.object, "metadata", "resourceVersion") or self.version
 
     def _wanted(self, document: Document) -> bool:
+        if self.beside is not None and text(document, "metadata", "namespace") == self.beside:
+            return False
         return self.only is None or text(document, "metadata", "name") == self.only
 
 
@@ -115,6 +121,10 @@ def followers(api: Api, view: View, namespace: str) -> tuple[Follower, ...]:
         Follower(api, JOB, view.jobs, view, namespace),
         Follower(api, CONFIG_MAP, view.config_maps, view, namespace),
         Follower(api, POD, view.pods, view, namespace, drivers),
+        *(
+            Follower(api, DAEMONSET, cache, view, labels=labels, beside=namespace)
+            for labels, cache in zip((drivers, f"{OPERATORS},{COMPONENT}!={DRIVER}"), view.others)
+        ),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Generic, Iterable, Mapping, Optional, TypeVar
 from attrs import evolve, field, frozen
 
 from nvdriver_build.fleet.controller.api import DELETED, Document, Event
-from nvdriver_build.fleet.facts import Cluster, Node
+from nvdriver_build.fleet.facts import Cluster, DaemonSet, Node
 from nvdriver_build.fleet.inventory import (
     cluster_version_facts,
     daemonset_facts,
@@ -115,13 +115,14 @@ class View:
         self.jobs: Cache[Live] = Cache(lambda each: live(each, manager, job_facts), wake)
         self.config_maps: Cache[Live] = Cache(lambda each: _config_map(each, manager), wake)
         self.pods: Cache[Pod] = Cache(lambda each: pod(each, manager), wake)
+        self.others: tuple[Cache[DaemonSet], ...] = (Cache(_other, wake), Cache(_other, wake))
         self._stream_of: tuple[object, object, Any] = (None, None, None)
 
     @property
     def caches(self) -> tuple[Cache[Any], ...]:
         """Those that have to be filled before anything can be planned."""
         mine = (self.daemonsets, self.jobs, self.config_maps, self.pods)
-        return (self.nodes, self.pools, self.versions, self.streams, *mine)
+        return (self.nodes, self.pools, self.versions, self.streams, *mine, *self.others)
 
     @property
     def synced(self) -> bool:
@@ -137,7 +138,12 @@ class View:
                 imagestream=self._imagestream(),
                 cluster_version=cluster_version_facts(versions[0]) if versions else None,
                 pools=_facts(map(pool_facts, self.pools.values.values())),
-                daemonsets=_facts(each.fact for each in self.daemonsets.values.values()),
+                daemonsets=_facts(
+                    (
+                        *(each.fact for each in self.daemonsets.values.values()),
+                        *(each for cache in self.others for each in cache.values.values()),
+                    )
+                ),
                 jobs=_facts(each.fact for each in self.jobs.values.values()),
             )
 
@@ -179,6 +185,12 @@ def live(document: Document, manager: str, reduce: Optional[Callable[[Any, str],
         fact=reduce(document, manager) if reduce else None,
         resource_version=text(document, "metadata", "resourceVersion") or "",
     )
+
+
+def _other(document: Document) -> Optional[DaemonSet]:
+    """A driver's DaemonSet in another namespace: not ours to change, whoever has made it."""
+    found = daemonset_facts(document, "")
+    return evolve(found, ours=False) if found else None
 
 
 def _config_map(document: Document, manager: str) -> Optional[Live]:

@@ -29,6 +29,7 @@ from nvdriver_build.fleet.controller.threads import Threads
 from nvdriver_build.fleet.controller.upgrading import AGAIN
 from nvdriver_build.fleet.controller.view import View
 from nvdriver_build.fleet.manifests import Driver
+from nvdriver_build.fleet.plan import Sets
 
 _log = structlog.get_logger()
 _TICK = 0.25
@@ -63,6 +64,7 @@ class Watcher:
     pace: Pace = field(factory=Pace)
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], datetime.datetime] = utc
+    sets: Optional[Sets] = None
     view: View = field(init=False)
     election: Election = field(init=False)
     followers: tuple[Follower, ...] = field(init=False)
@@ -89,6 +91,10 @@ class Watcher:
             self._threads.end()
             self.election.release()
 
+    def wake(self) -> None:
+        """Something else than the cluster has changed."""
+        self._changed.set()
+
     def healthy(self) -> tuple[int, bytes]:
         """Of /healthz: whether the loop goes round."""
         silent = self.clock() - self._alive
@@ -101,7 +107,13 @@ class Watcher:
 
     def _loop(self) -> None:
         rounds = Rounds(
-            self.api, self.view, self.driver, self.overrides, guard=self.election.guard, wall=self.wall
+            self.api,
+            self.view,
+            self.driver,
+            self.overrides,
+            self.sets,
+            guard=self.election.guard,
+            wall=self.wall,
         )
         telling = Telling(self.api, self.driver, self.wall, self.clock)
         patience, pause = Patience(self.pace.retry), 0.0
@@ -199,12 +211,16 @@ class Telling:
 
 
 def apply_once(
-    api: Api, driver: Driver, overrides: Mapping[str, str], wall: Callable[[], datetime.datetime] = utc
+    api: Api,
+    driver: Driver,
+    overrides: Mapping[str, str],
+    sets: Optional[Sets] = None,
+    wall: Callable[[], datetime.datetime] = utc,
 ) -> Outcome:
     """`fleet apply`: read everything, make one round, report it. It replaces no driver that runs."""
     view = read_view(api, driver.name, driver.namespace)
     return Telling(api, driver, wall, time.monotonic).round(
-        Rounds(api, view, driver, overrides, upgrades=False)
+        Rounds(api, view, driver, overrides, sets, upgrades=False)
     )
 
 

@@ -19,7 +19,7 @@ from nvdriver_build.fleet.reasons import Reason
 from nvdriver_build.fleet.versions import ARCHITECTURES, is_kernel
 
 NAME = "driver-toolkit"
-_LATEST = re.compile(r"latest(-rhel-\d+)?", re.ASCII)
+_LATEST = re.compile(r"latest(?:-rhel-(\d{1,3}))?", re.ASCII)
 _PULL_SPEC = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,511}", re.ASCII)
 _HOPS = 3
 _IMPORT_HINT = "nodes pull it themselves, by their own mirrors and pull secret; is it there for them?"
@@ -32,9 +32,14 @@ def imagestream_facts(document: object, tags: Iterable[object] = ()) -> ImageStr
     labels = dict(_labels(each) for each in tags)
     imported = {text(each, "tag"): each for each in entries(document, "status", "tags")}
     made = [_tag(name, specs, imported.get(name, {}), labels.get(name, {})) for name in specs]
-    latest = {tag.image for tag in made if _LATEST.fullmatch(tag.name) and tag.image}
+    newest = [(found[1], tag.image) for tag in made if (found := _LATEST.fullmatch(tag.name)) and tag.image]
     others = tuple(sorted((tag for tag in made if not _LATEST.fullmatch(tag.name)), key=lambda tag: tag.name))
-    return ImageStream(others, tuple(sorted(latest)), tuple(reasons))
+    return ImageStream(
+        tags=others,
+        latest=tuple(image for stream, image in newest if stream is None),
+        streams=tuple(sorted((int(stream), image) for stream, image in newest if stream)),
+        reasons=tuple(reasons),
+    )
 
 
 def _specs(document: object, reasons: list[Reason]) -> dict[str, Mapping[str, Any]]:

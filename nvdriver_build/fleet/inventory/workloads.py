@@ -8,7 +8,7 @@ from nvdriver_build.fleet.facts import ClusterVersion, DaemonSet, Job, Pool
 from nvdriver_build.fleet.names import COMPONENT, DRIVER, DRIVER_NOTE, KEY_NOTE, LABEL, MANAGED_BY, PREBUILD
 from nvdriver_build.fleet.objects import condition, entries, flag, holds, number, part, text, texts
 
-_FOREIGN = "nvidia-driver-daemonset"
+_FOREIGN, _OPERATORS = "nvidia-driver-daemonset", "openshift.driver-toolkit"
 
 
 def daemonset_facts(document: object, manager: str) -> Optional[DaemonSet]:
@@ -17,7 +17,9 @@ def daemonset_facts(document: object, manager: str) -> Optional[DaemonSet]:
     """
     name, namespace = text(document, "metadata", "name"), text(document, "metadata", "namespace") or ""
     labels = texts(document, "metadata", "labels")
-    if name is None or (labels.get(COMPONENT) != DRIVER and not name.startswith(_FOREIGN)):
+    if name is None:
+        return None
+    if labels.get(COMPONENT) != DRIVER and labels.get(_OPERATORS) != "true" and not name.startswith(_FOREIGN):
         return None
     return DaemonSet(
         name=name,

@@ -19,6 +19,7 @@ from nvdriver_build.fleet.manifests.common import (
     made,
     own,
 )
+from nvdriver_build.fleet.manifests.controller import controller_objects, settings_document
 from nvdriver_build.fleet.manifests.driver import Driver, content_digest, driver_settings, is_image
 from nvdriver_build.fleet.manifests.pod import pod_template
 from nvdriver_build.fleet.manifests.prebuild import prebuild_job
@@ -32,6 +33,7 @@ __all__ = [
     "access_objects",
     "config_map",
     "content_digest",
+    "controller_objects",
     "daemonset",
     "driver_settings",
     "is_image",
@@ -40,6 +42,7 @@ __all__ = [
     "plan_options",
     "prebuild_job",
     "render",
+    "settings_document",
 ]
 
 
@@ -54,9 +57,21 @@ def plan_options(driver: Driver, overrides: Optional[Mapping[str, str]] = None) 
     )
 
 
-def render(plan: Plan, driver: Driver, contents: Optional[Mapping[str, str]] = None) -> list[Object]:
-    """Everything, in an order in which it can be applied. `contents`: as of `plan_objects`."""
-    return [*access_objects(driver), *network_policies(driver), *plan_objects(plan, driver, contents)]
+def render(
+    plan: Plan,
+    driver: Driver,
+    contents: Optional[Mapping[str, str]] = None,
+    overrides: Optional[Mapping[str, str]] = None,
+) -> list[Object]:
+    """Everything, in an order in which it can be applied. `contents`: as of `plan_objects`, `overrides` as of
+    `plan_options`.
+    """
+    return [
+        *access_objects(driver),
+        *network_policies(driver),
+        *plan_objects(plan, driver, contents),
+        *controller_objects(driver, overrides or {}),
+    ]
 
 
 def plan_objects(plan: Plan, driver: Driver, contents: Optional[Mapping[str, str]] = None) -> list[Object]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Iterable, Optional
 
 from nvdriver_build.fleet.manifests.common import NAME, Object, made, own
+from nvdriver_build.fleet.manifests.controller import METRICS
 from nvdriver_build.fleet.manifests.driver import Driver
 from nvdriver_build.fleet.names import COMPONENT, DRIVER, FLEET, PREBUILD
 
@@ -29,9 +30,13 @@ def access_objects(driver: Driver) -> list[Object]:
 
 def network_policies(driver: Driver) -> list[Object]:
     """Nobody calls the pods; they call a registry, and the API server for a Lease, if there is a registry
-    at all.
+    at all. The controller calls the API server, and is asked for its metrics.
     """
-    return [_policy(driver, "driver", DRIVER, _API), _policy(driver, PREBUILD, PREBUILD, (443,))]
+    return [
+        _policy(driver, "driver", DRIVER, _API if driver.registry else ()),
+        _policy(driver, PREBUILD, PREBUILD, (443,) if driver.registry else ()),
+        *([_policy(driver, FLEET, FLEET, _API, ingress=METRICS)] if driver.fleet_image else []),
+    ]
 
 
 def _accounts() -> tuple[str, ...]:
@@ -84,6 +89,7 @@ def _fleet_rights(driver: Driver) -> list[Object]:
         _rule("", ["nodes"], [*_READ, "patch"]),
         _rule("", ["pods"], _READ),
         _rule("", ["pods/eviction"], ["create"]),
+        _rule("apps", ["daemonsets"], _READ),  # is there another driver?
         _rule("config.openshift.io", ["clusterversions"], _READ),
         _rule("machineconfiguration.openshift.io", ["machineconfigpools"], _READ),
     ]
@@ -136,13 +142,20 @@ def _priority(driver: Driver) -> Object:
     }
 
 
-def _policy(driver: Driver, name: str, component: str, ports: Iterable[int]) -> Object:
+def _policy(
+    driver: Driver, name: str, component: str, ports: Iterable[int], ingress: Optional[str] = None
+) -> Object:
+    """What pods may call at these ports, at those of registry and proxies, and by which port (its name) they
+    are called; without ports nothing at all.
+    """
     policy = made("networking.k8s.io/v1", "NetworkPolicy", driver, f"{driver.name}-{name}", component)
-    egress = _egress({*ports, *_ports_of(driver)}) if driver.registry else []
+    wanted = {*ports}
+    # what is empty is not said: the API drops it, and takes the next apply for a change
+    called = {"ingress": [{"ports": [{"protocol": "TCP", "port": ingress}]}]} if ingress else {}
+    calls = {"egress": _egress(wanted | _ports_of(driver))} if wanted else {}
     chosen = {"matchLabels": {NAME: driver.name, COMPONENT: component}}
     types = ["Ingress", "Egress"]
-    # what is empty is not said: the API drops it, and takes the next apply for a change
-    policy["spec"] = {"podSelector": chosen, "policyTypes": types, **({"egress": egress} if egress else {})}
+    policy["spec"] = {"podSelector": chosen, "policyTypes": types, **called, **calls}
     return policy
 
 

@@ -47,8 +47,8 @@ class Driver:
     certificates (PEM), `registry_auth_secret` a Secret with `.dockerconfigjson`, `sign_secret` one with
     `tls.key`, `tls.crt` and maybe `pin`, `env_secret` one whose keys become environment. `resources` are of
     both containers, as NVIDIA's operator has it; `tolerations` come on top of nvidia.com/gpu.
-    `prebuild_user` is a user id, where no SCC gives one. `upgrade` says how a new driver rolls over the
-    nodes (`fleet.upgrade.Settings`); it changes no pod.
+    `prebuild_user` is a user id, where no SCC gives one. `fleet_image` is what `fleet watch` runs in.
+    `upgrade` says how a new driver rolls over the nodes (`fleet.upgrade.Settings`); it changes no pod.
     """
 
     image: str
@@ -69,6 +69,7 @@ class Driver:
     resources: Mapping[str, Any] = field(factory=dict)
     prebuild_resources: Mapping[str, Any] = field(factory=dict)
     prebuild_user: Optional[int] = None
+    fleet_image: Optional[str] = None
     upgrade: Mapping[str, Any] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -76,6 +77,8 @@ class Driver:
         for name in ("name", "namespace", "env_secret", "registry_auth_secret", "sign_secret"):
             if getattr(self, name) is not None:
                 _require(_DNS_LABEL, name, getattr(self, name), "a DNS label: small letters, digits, dashes")
+        if self.fleet_image is not None:
+            _require(_IMAGE, "fleet_image", self.fleet_image, "a pull spec, best by digest")
         if len(self.name) > _NAME_LIMIT:
             raise _bad("name", self.name, f"at most {_NAME_LIMIT} characters: names of pods begin with it")
         if self.registry is not None:

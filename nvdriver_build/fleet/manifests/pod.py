@@ -76,6 +76,8 @@ def pod_template(wanted: DaemonSetWanted, driver: Driver, contents: Mapping[str,
             "serviceAccountName": f"{driver.name}-driver",
             # for the Lease by which nodes agree on who builds
             "automountServiceAccountToken": driver.registry is not None,
+            # or a Service named nvdriver-... would be in the environment, as settings that nobody knows
+            "enableServiceLinks": False,
             "hostPID": True,
             "priorityClassName": "system-node-critical",
             "terminationGracePeriodSeconds": _GRACE,

@@ -71,6 +71,7 @@ def _pod(wanted: PrebuildWanted, driver: Driver) -> Object:
     return {
         "serviceAccountName": f"{driver.name}-prebuild",
         "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
         "restartPolicy": "Never",
         "priorityClassName": f"{driver.name}-prebuild",
         "nodeSelector": {"kubernetes.io/arch": PLATFORMS[wanted.arch], "kubernetes.io/os": "linux"},

@@ -68,7 +68,7 @@ def _unsupported(kind: Kind) -> Verdict:
 def _building(job: Optional[Job]) -> Verdict:
     if job is not None and job.state == "active":
         return Verdict(CAN_BUILD, (Reason("PrebuildRuns", f"the Job {job.name} is still building its set"),))
-    return Verdict(CAN_BUILD, (Reason("BuildsOnNode", "the first node builds, the others take its set"),))
+    return Verdict(CAN_BUILD, (Reason("BuildsOnNode", "each node builds once, and keeps it"),))
 
 
 def _ahead(kind: Kind, job: Optional[Job], prebuild: bool) -> Verdict:

@@ -74,7 +74,7 @@ class _Planner:
             labels=tuple(self._labels()),
             remove=gone.daemonsets,
             remove_jobs=gone.jobs,
-            reasons=(*self._reasons(), *gone.reasons),
+            reasons=(*self._reasons(), *gone.reasons, *self.sets.reasons()),
         )
 
     def _ahead(self, here: Mapping[Kind, list[Node]]) -> list[Kind]:

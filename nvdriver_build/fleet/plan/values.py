@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Optional, Protocol
+from typing import Mapping, Optional, Protocol, Sequence
 
 from attrs import field, frozen
 
@@ -34,6 +34,9 @@ class Sets(Protocol):
     def has(self, kernel: str, arch: str) -> Optional[bool]:
         """Whether a set is there for this kernel; None where that is not known."""
 
+    def reasons(self) -> Sequence[Reason]:
+        """Why something was not known that was asked for."""
+
 
 class UnknownSets:
     """Nobody can be asked."""
@@ -41,6 +44,10 @@ class UnknownSets:
     def has(self, kernel: str, arch: str) -> Optional[bool]:
         """Not known."""
         return None
+
+    def reasons(self) -> Sequence[Reason]:
+        """Nobody has asked."""
+        return ()
 
 
 @frozen

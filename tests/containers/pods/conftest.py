@@ -51,25 +51,6 @@ def make_pod(
     assert node.trapped == ()
 
 
-@pytest.fixture(scope="session")
-def sample_store(
-    podman: Podman,
-    sample_image: str,
-    toolkit: Callable[[str], Path],
-    kernel_a: KitKernel,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """A node's store with the sample driver's set, built by a pod."""
-    folder = tmp_path_factory.mktemp("sample-store")
-    with PodNode.used(folder / "node", kernel_a) as node:
-        with Pod(podman, node, sample_image, toolkit("fits"), folder / "shared") as pod:
-            driver = pod.driver()
-            pod.prepared_toolkit()
-            assert driver.waits() == 15, driver.text
-        shutil.copytree(node.store, folder / "store", symlinks=True)
-    return folder / "store"
-
-
 @pytest.fixture
 def filled(node: PodNode, sample_store: Path) -> PodNode:
     """The node, with that set in its store."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
-
-from pod_rig import Container, MakePod, Pod
+from pod_rig import MakePod
+from rendered import without_rights
 
 from nvdriver_build.fleet.manifests import Driver, daemonset
 from nvdriver_build.fleet.plan import DaemonSetWanted
@@ -21,35 +20,3 @@ def test_a_toolkit_without_rights(make_pod: MakePod) -> None:
     driver.says('"stage": "load"')
     assert pod.status["origin"] == "built"
     assert toolkit.runs, toolkit.text
-
-
-def without_rights(pod: Pod, spec: Dict[str, Any]) -> Container:
-    """The container of the toolkit, by its part of the pod."""
-    rights = spec["securityContext"]
-    assert (
-        isinstance(rights, dict) and rights["capabilities"] == {"drop": ["ALL"]} and not rights["privileged"]
-    )
-    [mount] = spec["volumeMounts"]
-    words: List[object] = [
-        "--cap-drop=all",
-        "--security-opt=no-new-privileges",
-        f"--user={rights['runAsUser']}",
-    ]
-    words += ["-v", f"{pod.shared}:{mount['mountPath']}", "-e", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
-    name = f"unprivileged-{pod.containers[0].name}"
-    log = pod.node.folder / f"{name}.log"
-    container = Container(pod.podman, name, log)
-    pod.containers.append(container)
-    start = [
-        "run",
-        "-d",
-        "--pull=never",
-        "--network=none",
-        "--name",
-        name,
-        "--log-opt",
-        f"path={log}",
-        *words,
-    ]
-    pod.podman(*start, "--rootfs", f"{pod.toolkit_root}:O", *spec["command"])
-    return container
