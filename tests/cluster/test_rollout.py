@@ -41,6 +41,12 @@ def cordoned(there: Fleet, node: str) -> bool:
     return bool(there.cluster.api.get(NODE, node)["spec"].get("unschedulable"))
 
 
+def healthy(there: Fleet) -> Any:
+    """How many pods the budget counts."""
+    found = there.cluster.api.get(BUDGET, "training", there.cluster.space)
+    return found.get("status", {}).get("currentHealthy")
+
+
 def test_a_new_driver(there: Fleet) -> None:
     """A node whose pods a budget keeps is cordoned and waits; then each node gets the new driver."""
     account = there.cluster.as_account(f"{there.driver.name}-fleet", there.folder)
@@ -50,8 +56,7 @@ def test_a_new_driver(there: Fleet) -> None:
             wait_for(lambda: there.ready(V1) == 2)
         workload(there)
         wait_for(lambda: any(APP.items() <= each["metadata"]["labels"].items() for each in kubelets.pods()))
-        budget = lambda: there.cluster.api.get(BUDGET, "training", there.cluster.space)  # noqa: E731
-        wait_for(lambda: budget().get("status", {}).get("currentHealthy") == 1)
+        wait_for(lambda: healthy(there) == 1)
         there.settings = settings(evolve(there.driver, image=NEW), there.folder / "new.yaml")
         with there.watch("new", account) as watch:
             wait_for(lambda: watch.requests()["evict pods 429"] > 0)
