@@ -127,6 +127,7 @@ def test_kills_while_a_damaged_set_is_rebuilt(store: Store) -> None:
         assert names(store.root / "work") == []
 
 
+@pytest.mark.once
 def test_kills_of_signing(tmp_path: Path) -> None:
     """Killed at each step of it, a signed set is not there or whole, and the unsigned one stays."""
     rig, store = FakeToolchain.make(tmp_path), Store(tmp_path / "store")

@@ -70,6 +70,7 @@ def fleet(rig: Rig, *words: str) -> str:
     return subprocess.run(program, capture_output=True, text=True, timeout=60).stdout
 
 
+@pytest.mark.once
 def test_a_new_driver(rig: Rig) -> None:
     """One node after another is drained as budgets allow, its components paused, its driver replaced; what
     is in the way is told, and when it is done nothing is asked any more.
@@ -100,6 +101,7 @@ def test_a_new_driver(rig: Rig) -> None:
     )
 
 
+@pytest.mark.once
 def test_a_driver_that_does_not_become_ready(rig: Rig) -> None:
     """No other node is begun at the budget; back to the old driver, the failed node is mended at once."""
     up(rig)

@@ -358,6 +358,7 @@ def test_a_manifest_of_another_set(hostile: Hostile, made: ModuleSet, tmp_path: 
     assert f"is the set {old.key[:12]}" in refused(hostile, made, tmp_path / "taken")
 
 
+@pytest.mark.once
 def test_a_bomb(hostile: Hostile, held: Artifact, made: ModuleSet, tmp_path: Path) -> None:
     """A module that expands to more than its manifest says is cut there, one that is too small refused."""
     for size in (2_000_000_000, made.manifest.files[0].size + 1, 10):
@@ -481,6 +482,7 @@ def test_where_nobody_is_sent(
     refused(hostile, made, tmp_path / "taken")
 
 
+@pytest.mark.once
 def test_a_push_that_takes_for_ever(hostile: Hostile, made: ModuleSet) -> None:
     """Each answer comes in time, and nothing comes of it: given up, since the node waits to load its set."""
 

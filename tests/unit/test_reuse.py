@@ -192,6 +192,7 @@ def test_a_dropped_set_leaves_no_entry(rig: Rig) -> None:
     assert not entry.exists()
 
 
+@pytest.mark.once
 def test_kills_of_a_publish_and_of_a_drop(rig: Rig) -> None:
     """Killed before any step: the next use of the set has it found, and nothing that is gone is given out."""
     target, store = rig.target(NEXT), Store(rig.store.root.with_name("other"))

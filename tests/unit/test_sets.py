@@ -116,6 +116,7 @@ def test_every_cut_manifest_is_damage(tmp_path: Path) -> None:
             open_set(tmp_path)
 
 
+@pytest.mark.once
 def test_every_flipped_byte_of_a_manifest_is_damage(tmp_path: Path) -> None:
     """No changed byte of the manifest passes, in facts and provenance neither, but such as mean the same."""
     write_set(tmp_path, recipe(**ONE))

@@ -95,6 +95,7 @@ def test_a_second_signer_is_refused(ours: Identity, theirs: Identity, tmp_path: 
     )
 
 
+@pytest.mark.once
 def test_no_changed_byte_passes(ours: Identity, signature: bytes) -> None:
     """A changed byte is refused, wherever it is: in the manifest, and in what no key protects."""
     both = MANIFEST + signature

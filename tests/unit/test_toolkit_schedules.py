@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import List, Set, Tuple
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sidecar_processes import SOON, End
@@ -72,6 +73,7 @@ class Stage:
     ),
     held=st.floats(0, 1),
 )
+@pytest.mark.once
 def test_any_schedule(schedule: Schedule, held: float) -> None:
     """However often either end died, hung or came back: one make at a time, and a sound set in the end."""
     with tempfile.TemporaryDirectory() as folder, Pod.make(Path(folder)) as pod:

@@ -115,6 +115,7 @@ def test_a_dead_holder_is_succeeded(board: Any) -> None:
     assert time.monotonic() - started >= QUICK.dead
 
 
+@pytest.mark.once
 def test_a_living_holder_is_waited_for(board: Any) -> None:
     """Signs of life keep a turn for longer than the time after which one is dead."""
     with Turns(board(), "one", QUICK).turn(KEY, absent):
