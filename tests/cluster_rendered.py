@@ -50,6 +50,8 @@ def whole_driver(cluster: Cluster) -> Driver:
         resources={"limits": {"cpu": "8", "memory": "16Gi"}},
         prebuild_resources={"requests": {"cpu": "2"}},
         prebuild_user=1000,
+        fleet_image="example.com/fleet@sha256:0",
+        upgrade={"max_unavailable": "10%"},
     )
 
 
