@@ -50,7 +50,7 @@ def whole_driver(cluster: Cluster) -> Driver:
         resources={"limits": {"cpu": "8", "memory": "16Gi"}},
         prebuild_resources={"requests": {"cpu": "2"}},
         prebuild_user=1000,
-        fleet_image="example.com/fleet@sha256:0",
+        fleet_image="registry.example.com:5000/fleet:1",
         upgrade={"max_unavailable": "10%"},
     )
 

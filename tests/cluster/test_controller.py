@@ -45,7 +45,7 @@ def test_an_upgrade(there: Fleet) -> None:
     print(f"requests of an upgrade of 2 nodes: {requests.total()}, {dict(requests)}")
     assert not [what for what in requests if what.endswith((" 403", " 422", " 500"))], requests
     lists = {what: count for what, count in requests.items() if what.startswith("list")}
-    # DaemonSets of ours and, by two labels, of others; pods before a DaemonSet goes; nodes maybe again
+    # DaemonSets of ours and, by two labels, of others; nodes maybe again; pods before a DaemonSet goes
     assert {what: count for what, count in lists.items() if count > 3 and "pods" not in what} == {}, requests
     events = there.cluster.api.pages(EVENT, there.cluster.space)
     told = {each["reason"] for page in events for each in page.items}
