@@ -51,6 +51,7 @@ def whole_driver(cluster: Cluster) -> Driver:
         prebuild_resources={"requests": {"cpu": "2"}},
         prebuild_user=1000,
         fleet_image="registry.example.com:5000/fleet:1",
+        upgrade={"max_unavailable": "10%"},
     )
 
 

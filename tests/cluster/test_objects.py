@@ -22,7 +22,7 @@ def test_rendered_objects(cluster: Cluster, tmp_path: Path) -> None:
     first = apply_all(cluster, objects)
     lost = [loss for wanted, there in zip(objects, first) for loss in losses(wanted, there, wanted["kind"])]
     assert lost == []
-    assert {"DaemonSet", "Job", "NetworkPolicy", SCC.name} <= {each["kind"] for each in objects}
+    assert {"DaemonSet", "Deployment", "Job", "NetworkPolicy", SCC.name} <= {each["kind"] for each in objects}
     again = apply_all(cluster, objects)
     assert [each["kind"] for each, now in zip(first, again) if mark(each) != mark(now)] == []
 
