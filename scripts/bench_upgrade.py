@@ -3,7 +3,7 @@
 
     .venv/bin/python scripts/bench_upgrade.py [NODES]
 
-Watches are counted as what they are on a real API: opened once for each follower, and again every 290 s. A
+Watches are counted as what they are on a real API: opened once for each follower, and again every 120 s. A
 tick stands for 30 s.
 """
 
@@ -21,7 +21,9 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).par
 
 from upgrade_sim import RELEASES, Script, Simulation, Step  # noqa: E402 - found by the path above
 
-TICK_SECONDS, WATCH_SECONDS = 30, 290
+from nvdriver_build.fleet.controller.client import WATCH_SECONDS  # noqa: E402
+
+TICK_SECONDS = 30
 
 
 def main(nodes: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -10,6 +12,7 @@ import yaml
 from cluster_objects import V1, V2, imagestream, node
 from cluster_programs import fleet, settings
 from cluster_rig import ACCOUNT, NAMESPACE, SCC, Cluster
+from keys import make_identity
 
 from nvdriver_build.fleet.controller.api import Document
 from nvdriver_build.fleet.controller.kinds import CONFIG_MAP, DAEMONSET, JOB, Kind
@@ -33,6 +36,12 @@ KINDS = {
 }
 
 
+@functools.cache
+def _certificate() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        return make_identity(Path(folder), "fleet").file.read_text()
+
+
 def whole_driver(cluster: Cluster) -> Driver:
     """A driver that asks for everything that its settings can say."""
     return cluster.driver(
@@ -40,9 +49,9 @@ def whole_driver(cluster: Cluster) -> Driver:
         env_secret="settings",
         parameters={"nvidia.conf": "NVreg_EnableGpuFirmware=1"},
         registry="registry.example.com:5000/nvidia",
-        registry_ca="-----BEGIN CERTIFICATE-----\n",
+        registry_ca=_certificate(),
         registry_auth_secret="login",
-        trust="-----BEGIN CERTIFICATE-----\n",
+        trust=_certificate(),
         sign_secret="signing",
         rdma=True,
         pull_secrets=("pull",),

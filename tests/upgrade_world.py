@@ -43,7 +43,8 @@ class Release:
         return f"quay.io/ocp/release@sha256:{self.number:064x}"
 
     def kernel(self, arch: str) -> str:
-        return f"5.14.0-427.{self.number}.1.el9_4.{MACHINES[arch][1]}"
+        base, el = ("427", "el9_4") if self.shape % 3 != 1 else ("570", "el9_6")
+        return f"5.14.0-{base}.{self.number}.1.{el}.{MACHINES[arch][1]}"
 
     def os_image(self) -> str:
         suffix = ("", " (Plow)", " (Ootpa)")[self.shape % 3]

@@ -130,8 +130,8 @@ def print_status(document: Mapping[str, Any]) -> None:
     for number, row in enumerate(rows):
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
         group = document["groups"][number - 1] if number else {}
-        if group.get("state") in STATES or group.get("coming"):
-            _explain(group.get("reasons"))
+        needed = group.get("state") in STATES or group.get("coming")
+        _explain([each for each in entries(group.get("reasons")) if needed or each.get("code") == "Updating"])
     for each in entries(document["conditions"]):
         if each.get("reason") in (BLOCKED, "WritesFailed", "Waiting"):
             said = f"{each.get('type')}={each.get('status')} since {each.get('lastTransitionTime')}"

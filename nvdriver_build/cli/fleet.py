@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Callable, Optional, TypeVar
 
 import click
 
 from nvdriver_build.cli import emit, say
+from nvdriver_build.cli.fleet_settings import read_driver
 from nvdriver_build.cli.logs import log_options
 from nvdriver_build.errors import UsageError
 from nvdriver_build.fleet.controller.api import Api
-from nvdriver_build.fleet.manifests import Driver, driver_settings, is_image, plan_options, render
+from nvdriver_build.fleet.manifests import Driver, is_image, plan_options, render
+from nvdriver_build.fleet.names import GPU_LABEL, LABEL
 from nvdriver_build.fleet.offline import Files, cluster_from_files
 from nvdriver_build.fleet.plan import Group, Options, Plan, Sets, make_plan, plan_document
-from nvdriver_build.fleet.reading import read_settings, to_yaml
+from nvdriver_build.fleet.reading import INSTALL, to_yaml
 from nvdriver_build.fleet.reasons import Reason
 
 OLDEST = (3, 11)
@@ -84,7 +87,7 @@ def plan(
     **where: Any,
 ) -> None:
     """Which kernels the GPU nodes run and will run, and what each needs. Changes nothing."""
-    driver = _driver(settings, image) if settings or image or diff else None
+    driver = read_driver(settings, image) if settings or image or diff else None
     if diff and driver is not None:
         _show_difference(driver, toolkits, **where)
         return
@@ -100,7 +103,7 @@ def plan(
 @log_options
 def render_(toolkits: tuple[str, ...], settings: Optional[Path], image: Optional[str], **where: Any) -> None:
     """Write the objects that the plan needs as YAML: for GitOps, or to apply by hand."""
-    driver = _driver(settings, image)
+    driver = read_driver(settings, image)
     made = _plan(driver, toolkits, **where)
     click.echo(to_yaml(render(made, driver, overrides=_overrides(toolkits))), nl=False)
 
@@ -116,9 +119,8 @@ def apply(
     context: Optional[str],
 ) -> None:
     """Bring the cluster one round nearer to its plan."""
-    from nvdriver_build.cli import cluster
-
-    driver = _driver(settings, image)
+    cluster = _cluster()
+    driver = read_driver(settings, image)
     with cluster.cluster(kubeconfig, context) as api:
         _print(cluster.apply_round(api, driver, _overrides(toolkits)).plan)
 
@@ -138,9 +140,8 @@ def watch(
     listen: str,
 ) -> None:
     """Keep the cluster as its plan says, until a signal."""
-    from nvdriver_build.cli import cluster
-
-    cluster.watch_cluster(kubeconfig, context, _driver(settings, image), _overrides(toolkits), listen)
+    cluster = _cluster()
+    cluster.watch_cluster(kubeconfig, context, read_driver(settings, image), _overrides(toolkits), listen)
 
 
 @fleet.command()
@@ -156,10 +157,18 @@ def status(
     kubeconfig: Optional[Path], context: Optional[str], namespace: str, name: str, live: bool, as_json: bool
 ) -> None:
     """What each RHCOS version has and lacks, as the controller keeps it."""
-    from nvdriver_build.cli import cluster
-
+    cluster = _cluster()
     with cluster.cluster(kubeconfig, context) as api:
         cluster.show_status(api, name, namespace, as_json, live)
+
+
+def _cluster() -> ModuleType:
+    """What talks to the API; UsageError where the extra is not installed."""
+    try:
+        from nvdriver_build.cli import cluster
+    except ModuleNotFoundError as error:
+        raise UsageError(f"fleet needs {error.name}, which is not installed", hint=INSTALL) from error
+    return cluster
 
 
 def _show_difference(
@@ -169,8 +178,7 @@ def _show_difference(
     context: Optional[str],
     **files: Any,
 ) -> None:
-    from nvdriver_build.cli import cluster
-
+    cluster = _cluster()
     if any(files.values()):
         raise UsageError(
             "--diff compares with a cluster, not with files", hint="leave out --nodes and the others"
@@ -188,7 +196,7 @@ def _plan(
     **files: Any,
 ) -> Plan:
     overrides = _overrides(toolkits)
-    options = plan_options(driver, overrides) if driver else Options(overrides=overrides)
+    options = plan_options(driver, overrides) if driver else Options(prebuild=False, overrides=overrides)
     if files["nodes"] is not None:
         sets = _sets(driver, None) if ask_registry else None
         return make_plan(cluster_from_files(Files(**files), options.name), options, sets)
@@ -196,11 +204,9 @@ def _plan(
         raise UsageError(
             "files of a cluster are given, and not its nodes", hint="--nodes is of 'oc get nodes -o json'"
         )
-    from nvdriver_build.cli import cluster
-    from nvdriver_build.fleet.controller.watching import read_view
-
+    cluster = _cluster()
     with cluster.cluster(kubeconfig, context) as api:
-        view = read_view(api, options.name, driver.namespace if driver else options.name)
+        view = cluster.read_view(api, options.name, driver.namespace if driver else options.name)
         return make_plan(view.cluster(), options, _sets(driver, api))
 
 
@@ -208,13 +214,6 @@ def _sets(driver: Optional[Driver], api: Optional[Api]) -> Optional[Sets]:
     from nvdriver_build.cli.fleet_sets import ONCE, registry_sets
 
     return registry_sets(driver, api, ONCE)
-
-
-def _driver(settings: Optional[Path], image: Optional[str]) -> Driver:
-    document = read_settings(settings) if settings else {}
-    if image is not None and isinstance(document, dict):
-        document = {**document, "image": image}
-    return driver_settings(document)
 
 
 def _overrides(toolkits: tuple[str, ...]) -> dict[str, str]:
@@ -236,10 +235,13 @@ def _print(made: Plan) -> None:
         _explain(made.groups[number - 1].reasons if number else ())
     if not made.groups:
         say("no node with a GPU")
+        say(f"  hint: NFD labels them; without it: oc label node NODE {GPU_LABEL}=true")
     for name in (*made.remove, *made.remove_jobs):
         say(f"remove {name}")
     if made.labels:
-        say(f"{len(made.labels)} nodes need another label")
+        count = len(made.labels)
+        words = "1 node needs another" if count == 1 else f"{count} nodes need another"
+        say(f"{words} {LABEL}: 'fleet apply' or 'fleet watch' sets it")
     _explain(made.reasons)
 
 
@@ -249,7 +251,7 @@ def _row(group: Group) -> tuple[str, ...]:
         group.version or "-",
         group.kernel or "-",
         group.arch or "-",
-        str(len(group.nodes)),
+        "coming" if group.coming else str(len(group.nodes)),
         (toolkit.tag or toolkit.image or "-") if toolkit else "-",
         toolkit.rule if toolkit else "-",
         group.state,

@@ -202,9 +202,11 @@ class Looking:
     def _serves(self, recipe: Recipe, kernel: str, arch: str, trust: Trust) -> bool:
         named = (recipe.driver_version, recipe.kernel_release, recipe.arch) == (self.version, kernel, arch)
         kind = self.driver.env.get("KERNEL_MODULE_TYPE", "auto")
-        wanted = {None, *(each.fingerprint for each in trust.certificates)}
+        signers = {each.fingerprint for each in trust.certificates}
+        unsigned = recipe.certificate is None and self.driver.sign_secret is None
+        served = recipe.certificate in signers or unsigned  # where a Job signs, a kernel may ask for it
         driver = _MAIN in recipe.modules and kind in ("auto", recipe.kind)
-        return named and driver and recipe.certificate in wanted
+        return named and driver and served
 
 
 def _signed(registry: Registry, key: str, trust: Trust, commands: Commands) -> Optional[Recipe]:

@@ -19,7 +19,7 @@ _VALUE_LIMIT = 64 << 20
 _FILE_LIMIT = 64 << 20
 _ENDS = frozenset(" \t\r\n,:]}")
 _DECODER = json.JSONDecoder()
-INSTALL = "pip install 'nvdriver-build[fleet]'"
+INSTALL = "pip install '.[fleet]' in the source's folder; it needs Python 3.11 or later"
 
 
 def read_nodes(path: Path) -> Iterator[object]:
@@ -59,7 +59,16 @@ def read_settings(path: Path) -> object:
 def to_yaml(objects: list[dict[str, Any]]) -> str:
     """Documents for `oc apply -f`: the same bytes for the same objects."""
     yaml = _yaml()
-    return str(yaml.safe_dump_all(objects, sort_keys=False, explicit_start=True, width=110))
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc, name-defined]
+        """Writes texts of several lines as they are: certificates and settings can be read."""
+
+    def write(dumper: Any, value: str) -> Any:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, write)
+    options = {"sort_keys": False, "explicit_start": True, "width": 110}
+    return str(yaml.dump_all(objects, Dumper=Dumper, **options))
 
 
 def _flat(document: object) -> Iterator[object]:

@@ -69,6 +69,8 @@ def _flaw(text: str) -> Optional[str]:
         return "a quote is not closed"
     if any("\t" in quoted for quoted in re.findall(r'"[^"]*"', text)):
         return "it has a tab in quotes, which modprobe would make a blank"
+    if re.match(r"options\s", text):
+        return "it is a line of modprobe.d, and here the file names the module: leave out 'options MODULE'"
     bad = [token for token in _TOKEN.findall(text) if not _NAME.match(token)]
     return f"{bad[0]!r} does not start with a name" if bad else None
 

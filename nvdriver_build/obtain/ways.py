@@ -112,11 +112,17 @@ def _require_unenforced(wish: Wish) -> None:
 
 
 def _find(wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
-    there = (store.find(each) for each in wish.serving(recipe))
-    found = next((each for each in there if each is not None), None)
-    if found is None:
-        return None
-    return Obtained(found, require_fit(found, wish.target, wish.trust), "store")
+    for each in wish.serving(recipe):
+        found = store.find(each)
+        if found is None:
+            continue
+        try:
+            return Obtained(found, require_fit(found, wish.target, wish.trust), "store")
+        except SigningError as error:
+            if each == recipe:
+                raise
+            _log.warning("a set is passed over", key=found.key[:12], why=error.message)
+    return None
 
 
 def _reuse(wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:

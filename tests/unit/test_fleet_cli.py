@@ -28,6 +28,7 @@ from cluster_objects import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from keys import make_identity
 from large_cluster import KERNELS, write_nodes
 
 from nvdriver_build.errors import ClusterError
@@ -64,7 +65,10 @@ def test_plan_as_json(tmp_path: Path) -> None:
         pools=listed(pool("worker")),
         workloads=listed(daemonset("410.84.202207140725-0", "old"), job("unknown")),
     )
-    done = cli(tmp_path, "fleet", "plan", "--json", *words)
+    plain = json.loads(cli(tmp_path, "fleet", "plan", "--json", *words).stdout)
+    assert not plain["groups"][2]["prebuild"]  # there is nowhere to publish to
+    settings = {"image": "quay.io/x@sha256:1", "registry": "registry.example.com/gpu", "sign_secret": "key"}
+    done = cli(tmp_path, "fleet", "plan", "--json", *words, *written(tmp_path, settings=settings))
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert [each["rhcos_version"] for each in document["groups"]] == [V1, V2, V3]
@@ -82,6 +86,7 @@ def test_plan_for_people(tmp_path: Path) -> None:
     assert any(line.strip().startswith("hint: --toolkit") for line in lines) and "\x1b" not in done.stdout
     nothing = cli(tmp_path, "fleet", "plan", *written(tmp_path, nodes=listed()))
     assert "no node with a GPU" in nothing.stdout and nothing.returncode == 0
+    assert any("another nvdriver-build/os-version: 'fleet apply' or" in line for line in lines)
 
 
 def test_render(tmp_path: Path) -> None:
@@ -99,6 +104,43 @@ def test_render(tmp_path: Path) -> None:
     ]
     other = cli(tmp_path, "fleet", "render", *words, "--image", "quay.io/y@sha256:2").stdout
     assert "quay.io/y@sha256:2" in other and "quay.io/x" not in other
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"env": {"NVDRIVER_STOR": "/x"}}, "unknown setting NVDRIVER_STOR"),
+        ({"env": {"NVDRIVER_JOBS": "many"}}, "NVDRIVER_JOBS is 'many'"),
+        ({"registry": "Registry.example.com"}, "no place in a registry"),
+        ({"registry_ca": "-----BEGIN CERTIFICATE-----\n...\n"}, "registry_ca cannot be used"),
+        ({"trust": "-----BEGIN CERTIFICATE-----\n...\n-----END CERTIFICATE-----\n"}, "trust cannot be used"),
+        ({"namespace": "nvidia-gpu-operator"}, "namespace is nvidia-gpu-operator"),
+        ({"parameters": {"nvidia.cnf": ""}}, "not read: nvidia.cnf"),
+        ({"parameters": {"nvidia.conf": "a=1\noptions nvidia b=1"}}, "nvidia.conf, line 2"),
+    ],
+)
+def test_settings_that_nodes_would_refuse(tmp_path: Path, given: Dict[str, Any], message: str) -> None:
+    """What would end each pod, or be passed over there, is exit 2 before there is a pod."""
+    words = written(tmp_path, nodes=listed(), settings={"image": "quay.io/x@sha256:1", **given})
+    done = cli(tmp_path, "fleet", "render", *words)
+    assert done.returncode == 2 and message in done.stderr and "hint: " in done.stderr
+
+
+def test_long_texts_stay_readable(tmp_path: Path) -> None:
+    """Certificates are written line by line, as they were given, and read back the same."""
+    text = make_identity(tmp_path, "authority").file.read_text()
+    words = written(tmp_path, nodes=listed(), settings={"image": "quay.io/x@sha256:1", "trust": text})
+    done = cli(tmp_path, "fleet", "render", *words)
+    (found,) = [each for each in yaml.safe_load_all(done.stdout) if each["kind"] == "ConfigMap"]
+    assert found["data"]["trust.pem"] == text and "trust.pem: |\n    -----BEGIN" in done.stdout
+
+
+def test_without_a_client(tmp_path: Path) -> None:
+    """Where the extra is not installed a command that needs the API says so, and how to install it."""
+    (tmp_path / "lightkube.py").write_text("raise ModuleNotFoundError('no', name='lightkube')")
+    path = f"{tmp_path}:{environment(tmp_path)['PYTHONPATH']}"
+    done = cli(tmp_path, "fleet", "status", PYTHONPATH=path)
+    assert done.returncode == 2 and "fleet needs lightkube" in done.stderr and ".[fleet]" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -188,7 +230,7 @@ def test_without_pyyaml(tmp_path: Path) -> None:
     path = f"{hidden}:{environment(tmp_path)['PYTHONPATH']}"
     assert cli(tmp_path, "fleet", "plan", *words, PYTHONPATH=path).returncode == 0
     done = cli(tmp_path, "fleet", "render", "--image", "x", *words, PYTHONPATH=path)
-    assert done.returncode == 2 and "pip install 'nvdriver-build[fleet]'" in done.stderr
+    assert done.returncode == 2 and "pip install '.[fleet]'" in done.stderr
 
 
 @given(

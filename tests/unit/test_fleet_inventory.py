@@ -169,6 +169,8 @@ def test_labels_that_go_away() -> None:
     kept = facts(node("a", labels=ours))
     assert kept.gpu and codes(kept.reasons) == ["GpuLabelsGone"]
     assert not facts(node("a", labels={**ours, f"{NFD}pci-10de.present": "false"})).gpu
+    operators = facts(node("a", labels={**ours, "nvidia.com/gpu.present": "false"}))
+    assert operators.gpu and codes(operators.reasons) == ["GpuLabelsGone"]
 
 
 def test_pools() -> None:

@@ -23,6 +23,7 @@ from nvdriver_build.fleet.manifests import (
     render,
     settings_document,
 )
+from nvdriver_build.fleet.names import DRIVER_NOTE, TEMPLATE_NOTE
 from nvdriver_build.fleet.plan import DaemonSetWanted, Plan, make_plan
 from nvdriver_build.fleet.reading import to_yaml
 
@@ -227,6 +228,18 @@ def test_a_changed_secret_changes_the_pod() -> None:
     assert digests[0] != digests[1] and content_digest("other", {"password": "1234"}) != digests[0]
     pods_ = [template(FULL, {"login": each}) for each in digests]
     assert pods_[0] != pods_[1] and template(FULL, {"signing": "x"}) == template(FULL)
+
+
+def test_what_changes_the_pod_and_not_the_driver() -> None:
+    """A login that is changed every day, certificates, limits: no node is drained for them."""
+    notes = template(FULL, {"login": "1"})["metadata"]["annotations"]
+    changes: List[Dict[str, Any]] = [{"trust": "2"}, {"registry_ca": "2"}, {"resources": {}}]
+    changes.append({"tolerations": ()})
+    for found in (template(FULL, {"login": "2"}), *(template(evolve(FULL, **each)) for each in changes)):
+        other = found["metadata"]["annotations"]
+        assert other[DRIVER_NOTE] == notes[DRIVER_NOTE] and other[TEMPLATE_NOTE] != notes[TEMPLATE_NOTE]
+    image_ = template(evolve(FULL, image=IMAGE.replace("1", "2")))["metadata"]["annotations"]
+    assert image_[DRIVER_NOTE] != notes[DRIVER_NOTE]
 
 
 def test_what_does_not_change_the_pod() -> None:

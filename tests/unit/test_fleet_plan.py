@@ -87,6 +87,12 @@ def test_labels_converge() -> None:
     assert plan.labels == (NodeLabel("b", None), NodeLabel("c", V2))
 
 
+def test_a_node_that_says_nothing_keeps_its_label() -> None:
+    """A kubelet that does not name its system for a moment costs no driver."""
+    silent = node("a", labels={**GPU, "nvdriver-build/os-version": V1}, os_image="Unknown")
+    assert plan_of([silent], imagestream(V1)).labels == ()
+
+
 def test_stale_label_changes_nothing() -> None:
     """The node is believed, and each stale label is told once with the names of its nodes."""
     stale = {**GPU, f"{NFD}system-os_release.OSTREE_VERSION": f"'{V1}'"}
@@ -487,7 +493,7 @@ def test_what_holds_for_any_plan(cluster: Mapping[str, Any]) -> None:
 @given(_clusters())
 def test_labels_follow_the_node(cluster: Mapping[str, Any]) -> None:
     """After a round every GPU node that can be served has the version that it runs as its label, no other
-    has one.
+    has one, but for those that do not say what they run: these keep theirs.
     """
     facts = _facts(cluster)
     changes = {each.node: each.value for each in make_plan(facts).labels}
@@ -495,4 +501,4 @@ def test_labels_follow_the_node(cluster: Mapping[str, Any]) -> None:
     for each in facts.nodes:
         label = changes.get(each.name, each.label)
         wanted = each.version if each.gpu and served.fullmatch(each.arch or "") else None
-        assert label == wanted
+        assert label == (each.label if each.gpu and each.version is None else wanted)

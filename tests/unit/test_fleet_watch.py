@@ -17,9 +17,13 @@ pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 an
 
 from api_server import ApiServer, Fault, once
 from fleet_rig import IMAGE, Rig, listening, running, wait_for
+from pytest_mock import MockerFixture
 from upgrade_sim import RELEASES
 from upgrade_world import DAEMONSETS, JOBS, NODES, SPACE
 
+from nvdriver_build.fleet.controller.election import Deposed
+from nvdriver_build.fleet.controller.rounds import Outcome, Rounds
+from nvdriver_build.fleet.controller.watching import Telling
 from nvdriver_build.fleet.names import LABEL, MANAGED_BY
 
 OLD, NEW = RELEASES[0], RELEASES[1]
@@ -133,6 +137,21 @@ def test_one_leads(rig: Rig) -> None:
             assert first.watcher.election.leads
 
 
+def test_a_round_that_was_broken_off_is_made_again(rig: Rig, mocker: MockerFixture) -> None:
+    """Who loses the Lease in the middle and has it again begins anew, though nothing has changed."""
+    rounds, broken = Telling.round, list[str]()
+
+    def once(telling: Telling, made: Rounds) -> Outcome:
+        if not broken:
+            broken.append("off")
+            raise Deposed("another one may lead")
+        return rounds(telling, made)
+
+    mocker.patch.object(Telling, "round", once)
+    with running(rig):
+        wait_for(lambda: rig.ready(OLD.version))
+
+
 def test_what_is_not_ours_stays(rig: Rig) -> None:
     """A DaemonSet of somebody else that has our name stays as it is, and that is told."""
     theirs = {
@@ -148,6 +167,9 @@ def test_what_is_not_ours_stays(rig: Rig) -> None:
     with running(rig):
         wait_for(lambda: conditions(rig).get("Applied") == "False")
         assert ("Warning", "WriteFailed") in events(rig)
+        rig.do(lambda world: world.offer(NEW))
+        rig.do(lambda world: world.head_for(NEW))
+        wait_for(lambda: rig.ready(NEW.version))  # what cannot be written holds nothing else up
     with rig.server.lock:
         assert rig.server.store.get(DAEMONSETS, SPACE, before["metadata"]["name"])["spec"] == before["spec"]
 

@@ -181,6 +181,18 @@ def test_signed_modules_serve_who_only_trusts(tmp_path: Path, ours: Identity) ->
     assert (again.origin, again.fit.fit) == ("store", "compatible")
 
 
+def test_a_set_of_a_certificate_that_is_not_trusted_any_more_is_passed_over(
+    tmp_path: Path, ours: Identity, theirs: Identity
+) -> None:
+    """Certificates are changed one after the other: an old set in the own store is in nobody's way."""
+    cluster = Cluster(tmp_path, ours)
+    old = cluster.signed_node("signer").set
+    signers = (ours.certificate, theirs.certificate)
+    assert cluster.node("node", signers=signers, trust=trusting(ours)).set.key == old.key
+    with pytest.raises(SigningError, match="what is built here is not signed"):  # it has looked everywhere
+        cluster.node("node", signers=signers, trust=trusting(theirs))
+
+
 def test_where_signatures_are_enforced_the_signed_set_comes_first(tmp_path: Path, ours: Identity) -> None:
     """The same modules, unsigned, in the node's own store are in nobody's way."""
     cluster = Cluster(tmp_path, ours)

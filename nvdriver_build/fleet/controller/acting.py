@@ -140,12 +140,14 @@ class Acting:
 
     def _replace_pods(self, objects: list[dict[str, Any]]) -> None:
         """Pods that are not ready and of an older template: OnDelete would leave them so for ever. Of an
-        older driver they stay where the new one fails elsewhere: after a reboot theirs will be ready again.
+        older driver they stay where the new one fails elsewhere: after a reboot theirs will be ready again;
+        and on a node that is not heard of: there the driver and what uses it may well run.
         """
         templates = {version: notes for version, *notes in map(_template, objects) if version}
+        away = {node.name for node in self.view.nodes.values.values() if not node.ready}
         for pod in list(self.view.pods.values.values()):
             wanted, driver = templates.get(pod.version or "", (None, None))
-            held = self.failing and pod.driver != driver
+            held = pod.driver != driver and (self.failing or pod.node in away)
             if wanted and pod.template != wanted and not pod.ready and not pod.ending and not held:
                 self._try(self._delete_pod, POD, pod.name, pod)
 

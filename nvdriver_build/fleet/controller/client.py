@@ -36,8 +36,10 @@ MANAGER = "nvdriver-build"
 """Our field manager."""
 PAGE = 500
 """Objects in one answer, as kubectl asks for."""
-WATCH_SECONDS = 290
-"""After so long a server ends a watch; it is opened again from where it was."""
+WATCH_SECONDS = 120
+"""After so long a server ends a watch; it is opened again from where it was. A connection that died without a
+word is noticed soon after.
+"""
 _TIMEOUT = 15.0
 _SILENCE = WATCH_SECONDS + 30.0
 _FORBIDDEN, _LONGEST = 403, 4096

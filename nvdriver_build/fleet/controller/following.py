@@ -139,7 +139,7 @@ class _Selectors:
     def look(self) -> None:
         now = self.view.selectors()
         if now != self.known:
-            self.known, self.nodes.stale = now, self.nodes.version is not None
+            self.known, self.nodes.stale = now, True
 
 
 @define

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Callable, Optional
+from typing import Callable, Iterable, Optional
 
 from attrs import define
 
@@ -25,6 +25,11 @@ class Patience:
         self.failures += 1
         asked = error.retry_after if isinstance(error, Refused) and error.retry_after else 0.0
         return max(seconds * (0.8 + 0.4 * self.chance()), asked)
+
+    @staticmethod
+    def asked(errors: Iterable[Exception]) -> float:
+        """For how long the API asked us to leave it alone."""
+        return max((each.retry_after or 0.0 for each in errors if isinstance(each, Refused)), default=0.0)
 
     def forget(self) -> None:
         """It went well."""

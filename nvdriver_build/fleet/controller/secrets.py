@@ -29,7 +29,8 @@ class Secrets:
         """By name, of those that are there. Raises what the API raises."""
         if self._read is None or self.clock() - self._read > AGE:
             found = {name: self._digest(name) for name in self.driver.secrets}
-            self._digests = {name: value for name, value in found.items() if value is not None}
+            there = {name: value for name, value in found.items() if value is not None}
+            self._digests = {**self._digests, **there}  # one that is being replaced keeps its last one
             self._read = self.clock()
         return self._digests
 

@@ -122,7 +122,7 @@ class View:
     def caches(self) -> tuple[Cache[Any], ...]:
         """Those that have to be filled before anything can be planned."""
         mine = (self.daemonsets, self.jobs, self.config_maps, self.pods)
-        return (self.nodes, self.pools, self.versions, self.streams, *mine, *self.others)
+        return (self.nodes, self.pools, self.versions, self.streams, self.tags, *mine, *self.others)
 
     @property
     def synced(self) -> bool:

@@ -72,13 +72,14 @@ class Watcher:
     _changed: threading.Event = field(init=False, factory=threading.Event)
     _threads: Threads = field(init=False)
     _alive: float = field(init=False, default=0.0)
+    _retry: float = field(init=False, default=0.0)
 
     def __attrs_post_init__(self) -> None:
         self.view = View(self.driver.name, self._changed.set)
         self.followers = followers(self.api, self.view, self.driver.namespace)
         self.election = Election(self.api, self.driver.namespace, f"{self.driver.name}-fleet", self.identity)
         self._threads = Threads(self.pace.retry, self.clock)
-        self._alive = self.clock()
+        self._alive, self._retry = self.clock(), self.pace.resync
 
     def run(self) -> None:
         """Until `stop` raises. What ends the threads is closing the API, which the caller does."""
@@ -122,9 +123,11 @@ class Watcher:
             started, outcome = self.clock(), None
             try:
                 self.last = outcome = telling.round(rounds)
-                pause = self._after(outcome, patience)
+                self._retry = self._after(outcome, patience)
+                pause = patience.asked(each.error for each in outcome.failed)
             except Deposed:
                 pause = 0.0
+                self._changed.set()  # nothing is done: whoever leads next begins with it
             except ClusterError as error:
                 _log.warning("round failed", error=error.message, hint=error.hint)
                 pause = patience.after(error)
@@ -132,12 +135,12 @@ class Watcher:
             self.metrics.round(outcome, self.clock() - started)
 
     def _after(self, outcome: Outcome, patience: Patience) -> float:
-        """How long to wait before the next round at least."""
-        if not outcome.failed:
-            patience.forget()
-            return 0.0
-        self._changed.set()
-        return patience.after(outcome.failed[0].error)
+        """Until when a round is made though nothing changes: one write that fails holds up no other."""
+        usual = self.pace.again if outcome.again else self.pace.resync
+        if outcome.failed:
+            return min(usual, patience.after())
+        patience.forget()
+        return usual
 
     def _wait(self, pause: float) -> None:
         """Until there is something to do, we lead, and a burst of changes has settled."""
@@ -154,8 +157,7 @@ class Watcher:
         waited = self.clock() - began
         if waited < pause or not self.view.synced or not self.election.leads:
             return False
-        soon = self.last is not None and self.last.again
-        return self._changed.is_set() or waited > (self.pace.again if soon else self.pace.resync)
+        return self._changed.is_set() or waited > self._retry
 
     def _sleep(self, seconds: float) -> None:
         until = self.clock() + seconds

@@ -23,7 +23,8 @@ from nvdriver_build.fleet.versions import (
 )
 
 GPU_LABELS = tuple(f"{NFD}pci-{name}.present" for name in ("10de", "0300_10de", "0302_10de"))
-_PRESENT = ("nvidia.com/gpu.present", *GPU_LABELS, GPU_LABEL)
+_DERIVED = "nvidia.com/gpu.present"
+_PRESENT = (_DERIVED, *GPU_LABELS, GPU_LABEL)
 _DEPLOY, _WORKLOAD = "nvidia.com/gpu.deploy.driver", "nvidia.com/gpu.workload.config"
 _OPERATORS_NOTE = "nvidia.com/gpu-driver-upgrade-enabled"
 _OPERATORS_STATE = "nvidia.com/gpu-driver-upgrade-state"
@@ -116,14 +117,16 @@ def _stale(what: str, told: str, believed: str) -> Reason:
 def _gpu(labels: Mapping[str, str], label: str, reasons: list[Reason]) -> tuple[bool, Optional[str]]:
     """Whether a driver belongs here, and what forbids it where there is a GPU.
 
-    A node that has our label and of which no label says anything any more stays: labels of NFD go away
-    while it is installed anew, and its driver must not go with them.
+    A node that has our label and of which no label tells of a GPU any more stays: labels of NFD go away while
+    it is installed anew, upon which the GPU Operator says `nvidia.com/gpu.present=false`, and its driver must
+    not go with them.
     """
     if labels.get(GPU_LABEL) == "false":
         return False, f"{GPU_LABEL}=false"
     told = [labels[name] for name in _PRESENT if name in labels]
     if "true" not in told:
-        if told or label not in labels:
+        denied = any(name in labels for name in _PRESENT if name != _DERIVED)
+        if denied or label not in labels:
             return False, None
         message = f"no label tells of a GPU any more; it has {label}, and keeps its driver"
         reasons.append(Reason("GpuLabelsGone", message, f"{GPU_LABEL}=false takes the driver away"))

@@ -104,16 +104,22 @@ def daemonset(wanted: DaemonSetWanted, driver: Driver, contents: Mapping[str, st
             "updateStrategy": {"type": "OnDelete"},
             "template": _stamped(
                 pod_template(wanted, driver, contents),
-                pod_template(evolve(wanted, toolkit=None), driver, contents),
+                pod_template(evolve(wanted, toolkit=None), _bare(driver), contents),
             ),
         }
     )
     return found
 
 
+def _bare(driver: Driver) -> Driver:
+    """Without what changes no driver that runs: a login that is changed every day drains no node."""
+    access = evolve(driver, registry_ca=None, registry_auth_secret=None, trust=None, pull_secrets=())
+    return evolve(access, tolerations=(), resources={})
+
+
 def _stamped(template: Object, bare: Object) -> Object:
     """With a digest of itself, by which a pod of an older one is known, and one of what is its driver: of
-    the template without a toolkit.
+    the template without a toolkit, and without how images and sets are reached.
     """
     template["metadata"]["annotations"][DRIVER_NOTE] = digest(json.dumps(bare, sort_keys=True))
     template["metadata"]["annotations"][TEMPLATE_NOTE] = digest(json.dumps(template, sort_keys=True))

@@ -128,7 +128,7 @@ def _driver(wanted: DaemonSetWanted, driver: Driver) -> Object:
         "env": [
             {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
             variable("NVIDIA_VISIBLE_DEVICES", "void"),
-            variable("RHCOS_VERSION", wanted.version),
+            *([] if driver.nfd_label else [variable("RHCOS_VERSION", wanted.version)]),  # NFD's may be stale
             *missing,
             *rdma,
             *registry_variables(driver),

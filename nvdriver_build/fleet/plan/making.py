@@ -124,6 +124,8 @@ class _Planner:
     def _labels(self) -> Iterable[NodeLabel]:
         """The labels that are not as they have to be."""
         for node in sorted(self.cluster.nodes, key=lambda node: node.name):
+            if node.gpu and node.version is None:
+                continue  # whoever does not say it now may say it again in a moment
             served = node.gpu and kind_of(node).served and not self.options.nfd_label
             value = label_value(node.version) if node.version and served else None
             if value != node.label:
