@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import List
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,11 @@ from vm.kit import KitKernel, load_kit
 settings.register_profile("desk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("desk"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    """The longest chains first: what one worker has to do one after the other must not begin at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("vm") is None)
 
 
 def _kernel(role: str) -> KitKernel:

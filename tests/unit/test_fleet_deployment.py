@@ -180,7 +180,8 @@ def test_apply_and_status_know_the_registry(rig: Rig, tmp_path: Path) -> None:
         secret = {"metadata": {"name": "login", "namespace": SPACE}, "data": {".dockerconfigjson": login}}
         rig.server.put("v1/secrets", secret)
         for each in (kernel, new.kernel("x86_64")):
-            server.open("gpu/sets").push(write_signed(tmp_path / each, recipe(kernel_release=each), identity))
+            made = recipe(kernel_release=each, certificate=identity.certificate.fingerprint)
+            server.open("gpu/sets").push(write_signed(tmp_path / each, made, identity))
         settings = {
             "image": IMAGE,
             "namespace": SPACE,

@@ -92,6 +92,7 @@ def test_a_signed_set_is_found_by_the_name_of_its_kernel(
     ("name", "made", "more"),
     [
         ("peermem", {"modules": ("nvidia-peermem",)}, {}),
+        ("unsigned", {}, {"sign_secret": "signing"}),
         ("kind", {}, {"env": {"DRIVER_VERSION": DRIVER_VERSION, "KERNEL_MODULE_TYPE": "proprietary"}}),
     ],
 )

@@ -39,6 +39,12 @@ def test_scripts_are_found() -> None:
     assert "quickstart" not in names
 
 
+def test_names_of_test_files() -> None:
+    """pytest takes two files of one name for one, wherever they are; but for those of the package `vm`."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py") if path.parent.name != "vm"]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_ruff() -> None:
     """`ruff check` finds nothing."""
     done = run("ruff", "check", "--output-format", "concise", ".", *python_scripts())
