@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import random
 from pathlib import Path
@@ -38,6 +39,8 @@ def write_signed(
     manifest = Manifest(
         of.key, of, "standard", f"{of.kernel_release} {VERMAGIC}", "3" * 64, PROVENANCE, tuple(files)
     )
+    if of.certificate is not None and signer is not None:
+        manifest = evolve(manifest, certificate=base64.b64encode(signer.certificate.der).decode())
     write_manifest(folder, manifest)
     made = ModuleSet(folder, manifest)
     sign(made, signer)
