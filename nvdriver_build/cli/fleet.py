@@ -10,7 +10,6 @@ from typing import Any, Callable, Optional, TypeVar
 import click
 
 from nvdriver_build.cli import emit, say
-from nvdriver_build.cli.fleet_settings import read_driver
 from nvdriver_build.cli.logs import log_options
 from nvdriver_build.errors import UsageError
 from nvdriver_build.fleet.controller.api import Api
@@ -87,7 +86,7 @@ def plan(
     **where: Any,
 ) -> None:
     """Which kernels the GPU nodes run and will run, and what each needs. Changes nothing."""
-    driver = read_driver(settings, image) if settings or image or diff else None
+    driver = _driver(settings, image) if settings or image or diff else None
     if diff and driver is not None:
         _show_difference(driver, toolkits, **where)
         return
@@ -103,7 +102,7 @@ def plan(
 @log_options
 def render_(toolkits: tuple[str, ...], settings: Optional[Path], image: Optional[str], **where: Any) -> None:
     """Write the objects that the plan needs as YAML: for GitOps, or to apply by hand."""
-    driver = read_driver(settings, image)
+    driver = _driver(settings, image)
     made = _plan(driver, toolkits, **where)
     click.echo(to_yaml(render(made, driver, overrides=_overrides(toolkits))), nl=False)
 
@@ -120,7 +119,7 @@ def apply(
 ) -> None:
     """Bring the cluster one round nearer to its plan."""
     cluster = _cluster()
-    driver = read_driver(settings, image)
+    driver = _driver(settings, image)
     with cluster.cluster(kubeconfig, context) as api:
         _print(cluster.apply_round(api, driver, _overrides(toolkits)).plan)
 
@@ -141,7 +140,7 @@ def watch(
 ) -> None:
     """Keep the cluster as its plan says, until a signal."""
     cluster = _cluster()
-    cluster.watch_cluster(kubeconfig, context, read_driver(settings, image), _overrides(toolkits), listen)
+    cluster.watch_cluster(kubeconfig, context, _driver(settings, image), _overrides(toolkits), listen)
 
 
 @fleet.command()
@@ -214,6 +213,13 @@ def _sets(driver: Optional[Driver], api: Optional[Api]) -> Optional[Sets]:
     from nvdriver_build.cli.fleet_sets import ONCE, registry_sets
 
     return registry_sets(driver, api, ONCE)
+
+
+def _driver(settings: Optional[Path], image: Optional[str]) -> Driver:
+    """Its checks need half of the package: loaded only where there are settings."""
+    from nvdriver_build.cli.fleet_settings import read_driver
+
+    return read_driver(settings, image)
 
 
 def _overrides(toolkits: tuple[str, ...]) -> dict[str, str]:
