@@ -12,36 +12,18 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from typing import Optional
 
 import bundle
-from build_image import CONTAINER, ROOT, base_image, default_builder, epoch, offline, revision
+from build_image import CONTAINER, ROOT, build_with, default_builder, epoch, revision, run
 
 from nvdriver_build import __version__
-from nvdriver_build.errors import NvdriverError
 
 
 def main() -> int:
-    given = arguments()
-    os.umask(0o022)
-    try:
-        with tempfile.TemporaryDirectory(prefix="build-image-") as work:
-            context = Path(work) / "context"
-            lay_out(context)
-            with base_image(given) as base:
-                build(context, base, given)
-        print(given.tag)
-    except NvdriverError as error:
-        print(f"build-fleet-image: error: {error.message}", file=sys.stderr)
-        print(f"build-fleet-image: hint: {error.hint}", file=sys.stderr)
-        return error.exit_code
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"build-fleet-image: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run("build-fleet-image", arguments(), lay_out, build)
 
 
 def arguments() -> argparse.Namespace:
@@ -60,7 +42,7 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def lay_out(context: Path) -> None:
+def lay_out(context: Path, given: argparse.Namespace) -> None:
     """The build context: the package with its dependencies, and what installs it."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     context.mkdir(parents=True)
@@ -70,13 +52,9 @@ def lay_out(context: Path) -> None:
     shutil.copy(ROOT / "LICENSE", context)
 
 
-def build(context: Path, base: object, given: argparse.Namespace) -> None:
+def build(context: Path, base: Optional[str], given: argparse.Namespace) -> None:
     values = {"BASE_IMAGE": base, "VERSION": __version__, "REVISION": revision()}
-    argv = [given.builder, "build", "--timestamp", str(epoch()), "--format", "oci", "--layers=false"]
-    argv += ["--file", str(context / "Containerfile.fleet"), "--tag", given.tag]
-    for name, value in values.items():
-        argv += ["--build-arg", f"{name}={value}"] if value is not None else []
-    subprocess.run([*argv, *offline(given.base_rootfs), str(context)], check=True, stdout=sys.stderr)
+    build_with(given, context, "Containerfile.fleet", values)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence
+from typing import Callable, Iterator, List, Mapping, Optional, Sequence
 
 import bundle
 
@@ -35,7 +35,16 @@ FOLDERS = {OPEN: "kernel-open", PROPRIETARY: "kernel"}
 
 
 def main() -> int:
-    given = arguments()
+    return run("build-image", arguments(), lay_out, build)
+
+
+def run(
+    program: str,
+    given: argparse.Namespace,
+    lay_out: Callable[[Path, argparse.Namespace], None],
+    build: Callable[[Path, Optional[str], argparse.Namespace], None],
+) -> int:
+    """Lay out a context and build in it; the exit code. Errors are told as of `program`."""
     os.umask(0o022)
     try:
         with tempfile.TemporaryDirectory(prefix="build-image-") as work:
@@ -45,11 +54,11 @@ def main() -> int:
                 build(context, base, given)
         print(given.tag)
     except NvdriverError as error:
-        print(f"build-image: error: {error.message}", file=sys.stderr)
-        print(f"build-image: hint: {error.hint}", file=sys.stderr)
+        print(f"{program}: error: {error.message}", file=sys.stderr)
+        print(f"{program}: hint: {error.hint}", file=sys.stderr)
         return error.exit_code
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"build-image: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -173,7 +182,13 @@ def build(context: Path, base: Optional[str], given: argparse.Namespace) -> None
         "VERSION": __version__,
         "REVISION": revision(),
     }
-    file = "Containerfile.dtk" if given.toolkit else "Containerfile"
+    build_with(given, context, "Containerfile.dtk" if given.toolkit else "Containerfile", values)
+
+
+def build_with(
+    given: argparse.Namespace, context: Path, file: str, values: Mapping[str, Optional[str]]
+) -> None:
+    """Run the builder; a value that is None is the Containerfile's own."""
     argv = [given.builder, "build", "--timestamp", str(epoch()), "--format", "oci", "--layers=false"]
     argv += ["--file", str(context / file), "--tag", given.tag]
     for name, value in values.items():

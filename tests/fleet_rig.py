@@ -140,6 +140,15 @@ class Running:
 
 
 @contextlib.contextmanager
+def served(folder: Path) -> Iterator[Rig]:
+    """A cluster behind a server of its own."""
+    with ApiServer() as server:
+        made = Rig(server, folder)
+        yield made
+        made.close()
+
+
+@contextlib.contextmanager
 def running(rig: Rig, identity: str = "one", **more: Any) -> Iterator[Running]:
     """A controller that watches, and ends as by a signal."""
     made = Running(rig, identity, **more)

@@ -27,11 +27,11 @@ NV_CONFTEST_CFLAGS = $(eval NV_CONFTEST_CFLAGS := $(NVDRIVER_CONFTEST_CFLAGS))$(
 """As GNU make's manual has it for a variable that is expanded when it is first used, and then no more."""
 
 _WAITS = (
-    (b"$(addprefix $(obj)/,$(NV_OBJECTS_DEPEND_ON_CONFTEST)): |", b"$(NV_CONFTEST_HEADERS)", b"ready"),
-    (b"$(obj)/conftest/compile-tests/%.h: $(NV_CONFTEST_SCRIPT)", b"$(NV_CONFTEST_HEADER)", b"found"),
+    (b"$(addprefix $(obj)/,$(NV_OBJECTS_DEPEND_ON_CONFTEST)):", b" | ", b"$(NV_CONFTEST_HEADERS)", b"ready"),
+    (b"$(obj)/conftest/compile-tests/%.h: $(NV_CONFTEST_SCRIPT)", b" ", b"$(NV_CONFTEST_HEADER)", b"found"),
 )
-"""The beginning of a rule of NVIDIA's Kbuild file, what it waits for, and a name for that."""
-_NAME = b"\n.PHONY: $(obj)/conftest/%s\n$(obj)/conftest/%s: %s\n"
+"""A rule of NVIDIA's Kbuild file, what joins it to what it waits for, and a name for that."""
+_NAMED = b"\n.PHONY: $(obj)/conftest/%s\n$(obj)/conftest/%s: %s\n%s | $(obj)/conftest/%s\n"
 
 
 def place_in(tree: Path, path: str) -> Path:
@@ -71,9 +71,9 @@ def wait_by_name(text: bytes) -> bytes:
     these anew on each path that leads to them (check_dep in its remake.c), from each of 200 objects through
     300 tests and 100 headers: more than 10 s of a build. Through a phony name it walks less often.
     """
-    for rule, awaited, name in _WAITS:
-        wanted = _NAME % (name, name, awaited) + rule.rstrip(b" |") + b" | $(obj)/conftest/" + name
-        text = text.replace(b"\n" + rule + b" " + awaited + b"\n", b"\n" + wanted + b"\n")
+    for rule, join, awaited, name in _WAITS:
+        named = b"\n" + _NAMED % (name, name, awaited, rule, name)
+        text = text.replace(b"\n" + rule + join + awaited + b"\n", named)
     return text
 
 

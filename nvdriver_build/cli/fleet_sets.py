@@ -23,7 +23,7 @@ from nvdriver_build.fleet.plan import Sets, UnknownSets
 from nvdriver_build.fleet.reasons import Reason
 from nvdriver_build.registry import Limits, Proxies, Registry, open_registry
 from nvdriver_build.sets import Recipe
-from nvdriver_build.signing import Trust, read_certificates
+from nvdriver_build.signing import Trust, parse_certificates
 from nvdriver_build.signing.cms import private_place
 
 AGE = 60.0
@@ -143,10 +143,10 @@ class RegistrySets:
         try:
             return self.look(*kernel), None
         except NvdriverError as error:
-            _log.warning("what the registry has is not known", kernel=kernel[0], reason=error.message)
+            _log.warning(_UNKNOWN, kernel=kernel[0], reason=error.message)
             return None, error
         except Exception as error:  # a bug must end no round, and is to be seen
-            _log.exception("what the registry has is not known", kernel=kernel[0])
+            _log.exception(_UNKNOWN, kernel=kernel[0])
             told = f"{type(error).__name__}: {error}"
             return None, NvdriverError(told, hint="this is a bug: please report it")
 
@@ -189,8 +189,7 @@ class Looking:
             proxies=Proxies(self.config.https_proxy, self.config.no_proxy or ()),
             limits=_LIMITS,
         )
-        (folder / "trust").write_text(driver.trust)
-        trust = Trust(read_certificates(folder / "trust"))
+        trust = Trust(parse_certificates(driver.trust.encode(), "the settings' trust"))
         for key in registry.built_for(self.version, kernel, arch)[:_MOST]:
             recipe = _signed(registry, key, trust, commands)
             if recipe is not None and self._serves(recipe, kernel, arch, trust):

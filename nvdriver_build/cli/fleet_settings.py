@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import ssl
-import tempfile
 from pathlib import Path
 from typing import Optional
 
@@ -14,7 +13,7 @@ from nvdriver_build.fleet.manifests import Driver, driver_settings
 from nvdriver_build.fleet.reading import read_settings
 from nvdriver_build.loader.parameters import FILES, parse_line
 from nvdriver_build.registry.place import parse_place
-from nvdriver_build.signing import read_certificates
+from nvdriver_build.signing import parse_certificates
 
 _OPERATORS = "nvidia-gpu-operator"
 
@@ -62,13 +61,8 @@ def _require_authority(text: Optional[str]) -> None:
 def _require_certificates(text: Optional[str]) -> None:
     if text is None:
         return
-    with tempfile.NamedTemporaryFile("w", prefix="nvdriver-build-") as file:
-        file.write(text)
-        file.flush()
-        try:
-            read_certificates(Path(file.name))
-        except SigningError as error:
-            told = error.message.replace(file.name, "trust")
-            raise UsageError(
-                told, hint="it is the text of a file of certificates of RSA keys, PEM"
-            ) from error
+    try:
+        parse_certificates(text.encode(), "trust")
+    except SigningError as error:
+        hint = "it is the text of a PEM file: certificates of RSA keys"
+        raise UsageError(error.message, hint=hint) from error

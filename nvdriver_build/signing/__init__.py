@@ -3,6 +3,7 @@
 from nvdriver_build.signing.certificates import (
     Certificate,
     parse_certificate,
+    parse_certificates,
     read_certificate,
     read_certificates,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "is_genuine",
     "kernel_hash",
     "parse_certificate",
+    "parse_certificates",
     "read_certificate",
     "read_certificates",
     "read_identity",

@@ -81,22 +81,28 @@ def _key_id(found: Any) -> Optional[str]:
 
 def read_certificates(path: Path) -> tuple[Certificate, ...]:
     """The certificates of a file, PEM (one or more) or DER; SigningError where there is none."""
-    from asn1crypto import pem
-
     try:
         with path.open("rb") as file:
             data = file.read(_LIMIT)
     except OSError as error:
         raise _unusable(str(path), error.strerror or str(error)) from error
+    return parse_certificates(data, str(path))
+
+
+def parse_certificates(data: bytes, origin: str) -> tuple[Certificate, ...]:
+    """The same from what such a file holds; `origin` is what an error calls it."""
+    from asn1crypto import pem
+
+    data = data[:_LIMIT]
     if not pem.detect(data):
-        return (parse_certificate(data, str(path)),)
+        return (parse_certificate(data, origin),)
     try:
         blocks = [(name, der) for name, _, der in pem.unarmor(data, multiple=True)]
     except Exception as error:
-        raise _unusable(str(path), f"its PEM is damaged ({error})") from error
-    found = tuple(parse_certificate(der, str(path)) for name, der in blocks if name == "CERTIFICATE")
+        raise _unusable(origin, f"its PEM is damaged ({error})") from error
+    found = tuple(parse_certificate(der, origin) for name, der in blocks if name == "CERTIFICATE")
     if not found:
-        raise _unusable(str(path), "it holds none")
+        raise _unusable(origin, "it holds none")
     return found
 
 

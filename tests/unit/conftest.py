@@ -9,6 +9,7 @@ from typing import Iterator
 
 import pytest
 from keys import Identity, make_identity
+from oci_registry import OciRegistry, oci_registry
 
 
 def _mount(place: Path, options: str) -> None:
@@ -61,3 +62,10 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Identity:
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Identity:
     """Who may not."""
     return make_identity(tmp_path_factory.mktemp("theirs"), "Other key")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OciRegistry]:
+    """A registry of a module's own, with TLS and a login."""
+    with oci_registry(tmp_path_factory.mktemp("registry")) as found:
+        yield found

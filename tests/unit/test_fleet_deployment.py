@@ -16,8 +16,7 @@ import pytest
 
 pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 and later")
 
-from api_server import ApiServer
-from fleet_rig import IMAGE, Rig, listening, running, wait_for
+from fleet_rig import IMAGE, Rig, listening, running, served, wait_for
 from keys import make_identity
 from module_sets import recipe
 from oci_registry import oci_registry
@@ -31,10 +30,8 @@ STATUS = "nvdriver-build-status"
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    with ApiServer() as server:
-        made = Rig(server, tmp_path)
+    with served(tmp_path) as made:
         yield made
-        made.close()
 
 
 def rendered(rig: Rig) -> List[Dict[str, Any]]:

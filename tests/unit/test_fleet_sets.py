@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import pytest
 from attrs import evolve
@@ -16,7 +16,7 @@ from cli_runs import cli
 from cluster_objects import K1, K2, V1, V2, imagestream, imagestreamtag, node
 from keys import Identity, make_identity
 from module_sets import recipe
-from oci_registry import OciRegistry, oci_registry
+from oci_registry import OciRegistry
 from oci_sets import write_signed
 
 from nvdriver_build.cli.fleet_sets import AGE, NotAsked, RegistrySets, registry_sets
@@ -27,12 +27,6 @@ from nvdriver_build.sets import Recipe
 from nvdriver_build.signing import Trust, read_certificate
 
 DRIVER_VERSION = "999.10.01"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OciRegistry]:
-    with oci_registry(tmp_path_factory.mktemp("registry")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 and later")
 
-from api_server import ApiServer, Fault, once
-from fleet_rig import IMAGE, Rig, running, wait_for
+from api_server import Fault, once
+from fleet_rig import IMAGE, Rig, running, served, wait_for
 from upgrade_sim import RELEASES, state_of
 from upgrade_works import PLUGIN
 from upgrade_world import CHANGES, NODES, SPACE
@@ -26,15 +26,13 @@ EVENTS = "v1/events"
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    with ApiServer() as server:
-        made = Rig(server, tmp_path)
-        with server.lock:
+    with served(tmp_path) as made:
+        with made.server.lock:
             made.world.works.plugin, made.world.works.wanted = True, 3
             made.world.works.budget(1)
             for name in made.world.machines:
                 made.world.works.add(name)
         yield made
-        made.close()
 
 
 def up(rig: Rig) -> None:

@@ -15,8 +15,8 @@ import pytest
 
 pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 and later")
 
-from api_server import ApiServer, Fault, once
-from fleet_rig import IMAGE, Rig, listening, running, wait_for
+from api_server import Fault, once
+from fleet_rig import IMAGE, Rig, listening, running, served, wait_for
 from pytest_mock import MockerFixture
 from upgrade_sim import RELEASES
 from upgrade_world import DAEMONSETS, JOBS, NODES, SPACE
@@ -34,10 +34,8 @@ EVENTS = "v1/events"
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    with ApiServer() as server:
-        made = Rig(server, tmp_path)
+    with served(tmp_path) as made:
         yield made
-        made.close()
 
 
 def told(rig: Rig) -> dict[str, str]:

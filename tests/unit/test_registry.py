@@ -6,7 +6,7 @@ import shutil
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Iterator, List
+from typing import Any, List
 
 import pytest
 from attrs import evolve
@@ -27,12 +27,6 @@ from nvdriver_build.registry.transport import Answer, Transport
 from nvdriver_build.sets import SIGNATURE, ModuleSet, open_set, write_manifest
 from nvdriver_build.signing import Trust
 from nvdriver_build.store import Store
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OciRegistry]:
-    with oci_registry(tmp_path_factory.mktemp("registry")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
