@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Set
 import pytest
 from cluster_objects import V1, imagestream
 from cluster_programs import Watch, fleet, settings
-from cluster_rendered import rights
+from cluster_rendered import certificate, rights
 from cluster_rig import OPENSHIFT, Cluster
 
 from nvdriver_build.fleet.controller.api import Missing
@@ -32,7 +32,10 @@ class Fleet:
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self.folder = cluster, folder
         self.driver = cluster.driver(
-            registry="registry.example.com/nvidia", sign_secret="signing", env_secret="settings"
+            registry="registry.example.com/nvidia",
+            sign_secret="signing",
+            trust=certificate(),
+            env_secret="settings",
         )
         self.settings = settings(self.driver, folder / "driver.yaml")
         rights(cluster, folder, self.driver)

@@ -37,7 +37,8 @@ KINDS = {
 
 
 @functools.cache
-def _certificate() -> str:
+def certificate() -> str:
+    """Of somebody."""
     with tempfile.TemporaryDirectory() as folder:
         return make_identity(Path(folder), "fleet").file.read_text()
 
@@ -49,9 +50,9 @@ def whole_driver(cluster: Cluster) -> Driver:
         env_secret="settings",
         parameters={"nvidia.conf": "NVreg_EnableGpuFirmware=1"},
         registry="registry.example.com:5000/nvidia",
-        registry_ca=_certificate(),
+        registry_ca=certificate(),
         registry_auth_secret="login",
-        trust=_certificate(),
+        trust=certificate(),
         sign_secret="signing",
         rdma=True,
         pull_secrets=("pull",),

@@ -39,6 +39,13 @@ FAULTS: Dict[str, Tuple[Patch, ...]] = {
         Patch("plan/coming.py", "        if tag.image in stream.latest and is_version(tag.name)",
               "        if False and tag.image in stream.latest and is_version(tag.name)"),
     ),
+    "parameters go under a driver that has them": (
+        Patch("controller/acting.py", "for pod in list(self.view.pods.values.values()) for name in pod.config_maps}",
+              "for pod in () for name in pod.config_maps}"),
+    ),
+    "parameters of drivers before stay": (
+        Patch("controller/acting.py", "        self._remove_config_maps(objects)\n", ""),
+    ),
     "label written once only": (
         Patch("plan/making.py", "            if value != node.label:\n", "            if node.label is None:\n"),
     ),
@@ -49,7 +56,10 @@ FAULTS: Dict[str, Tuple[Patch, ...]] = {
         Patch("controller/acting.py", "        self._replace_pods(objects)\n", "        pass\n"),
     ),
     "ready pods are replaced too": (
-        Patch("controller/acting.py", "pod.template != wanted and not pod.ready", "pod.template != wanted"),
+        Patch("controller/acting.py", "pod.template != wanted and not pod.up", "pod.template != wanted"),
+    ),
+    "drivers that run are replaced where their probes are late": (
+        Patch("controller/acting.py", "pod.template != wanted and not pod.up", "pod.template != wanted and not pod.ready"),
     ),
     "pods are replaced whatever they are by now": (
         Patch("controller/acting.py", "self.api.delete(kind, name, self.namespace, seen.document())",
@@ -88,7 +98,7 @@ FAULTS: Dict[str, Tuple[Patch, ...]] = {
               "    return told\n"),
     ),
     "a node too many": (
-        Patch("upgrade/rollout.py", "max(0, limit - len(taken | found.down))", "limit"),
+        Patch("upgrade/rollout.py", "max(0, limit - len(taken | others))", "limit"),
     ),
     "two masters": (
         Patch("upgrade/choosing.py", "    if node.kept_out is not None:\n        return node.kept_out\n", ""),

@@ -22,7 +22,19 @@ _WORLD = (
     "jobs_fail",
     "unpullable",
 )  # fmt: skip
-_DRIVER = ("driver", "driver", "driver", "cordon", "budget", "budget", "bare", "master", "standby", "standby")
+_DRIVER = (
+    "driver",
+    "driver",
+    "driver",
+    "cordon",
+    "budget",
+    "budget",
+    "bare",
+    "master",
+    "slow",
+    "standby",
+    "standby",
+)
 _TROUBLE = ("fail", "gone", "blind", "lag", "restart", "crash", "meddle")
 _PARTS = (
     (*_COMMON, "reboot", "stale", "pause"),
@@ -156,6 +168,9 @@ SCENARIOS: Dict[str, Script] = {
     ),
     "a person has cordoned a node": Script(
         _THREE, (Step(16, "cordon", 1), Step(1, "driver", 1), Step(50, "pause")), works=2
+    ),
+    "probes of a driver in use time out": Script(
+        _THREE, (Step(16, "slow", 1, 30), Step(2, "driver", 1), Step(60, "restart")), works=3, plugin=True
     ),
     "another leads, with an old view": Script(
         _THREE,

@@ -15,6 +15,7 @@ from memory_api import MemoryApi
 from upgrade_works import PLUGIN
 from upgrade_world import (
     CHANGES,
+    CONFIG_MAPS,
     DAEMONSETS,
     END,
     LOAD,
@@ -141,9 +142,9 @@ class WatchedApi(MemoryApi):
         pod, there = self.world.pods.get(name), self.store.get(PODS, SPACE, name)
         if like and like["metadata"]["resourceVersion"] != there["metadata"]["resourceVersion"]:
             raise Refusal(409, "Conflict", f"{name} is another one now")
-        if pod is not None and pod.phase == "ready":
+        if pod is not None and pod.up:
             state = state_of(self.store.get(NODES, "", pod.node))
-            assert state is not None and state.stage == REPLACING, f"{name} is deleted while it is ready"
+            assert state is not None and state.stage == REPLACING, f"{name} is deleted while its driver is up"
             users = self.world.works.on(pod.node)
             assert not users, f"the driver's pod {name} is deleted under {users}"
         self.world.end(name)
@@ -224,7 +225,9 @@ class Simulation:
             RELEASES, at_once=script.at_once, down_for=script.down_for, tell_lag=script.tell_lag
         )
         given: Dict[str, Any] = (
-            {"registry": "registry.example/nvidia", "sign_secret": "signing"} if script.registry else {}
+            {"registry": "registry.example/nvidia", "sign_secret": "signing", "trust": "a certificate"}
+            if script.registry
+            else {}
         )
         upgrade = {"max_unavailable": script.most, "drain_seconds": DRAIN, "ready_seconds": READY}
         self.driver = Driver(
@@ -368,7 +371,8 @@ class Simulation:
         value = str(step.which % 3)
         if step.how % 4 == 3:
             self.world.bad.add(value)
-        self.driver = evolve(self.driver, env={CHANGES: value})
+        parameters = {"nvidia.conf": f"NVreg_ResmanDebugLevel={value}\n"}
+        self.driver = evolve(self.driver, env={CHANGES: value}, parameters=parameters)
         self._restart()
 
     def _do_cordon(self, step: Step, _: Release, name: str) -> None:
@@ -378,6 +382,12 @@ class Simulation:
         elif not self._marked(name) and not self.world.store.get(NODES, "", name)["spec"]:
             self.world.persons.add(name)
             self.world.cordon(name, True)
+
+    def _do_slow(self, step: Step, _: Release, name: str) -> None:
+        """The probes of a node's driver time out for a while; it runs, and is used."""
+        for pod in self.world.pods.values():
+            if pod.node == name:
+                pod.late = 2 + step.how
 
     def _do_budget(self, step: Step, *_: object) -> None:
         """Nothing may be evicted any more, or it may again."""
@@ -503,6 +513,8 @@ class Simulation:
             self._offer(release, kind)
         self.late = []
         self.world.bad.clear()
+        for pod in self.world.pods.values():
+            pod.late = 0
         self.world.works.budget(1)
         self.world.works.free()
         self._uncordon()
@@ -561,6 +573,8 @@ class Simulation:
         assert len(versions) == len(set(versions)), f"two DaemonSets of one version: {versions}"
         if world.now > self.troubled and not self.controller.failed:
             self._check_labels()
+            for pod in world.pods.values():
+                assert not pod.up or not world.lacks(pod), f"{pod.name} lacks {world.lacks(pod)}"
         self._check_gaps()
         self._check_upgrade()
 
@@ -653,9 +667,14 @@ class Simulation:
             assert node["metadata"]["labels"].get(PLUGIN) in (None, "true"), f"{name} stays paused"
 
     def _check_objects(self) -> None:
-        """Our objects are as they were meant, whatever others did to them."""
+        """Our objects are as they were meant, whatever others did to them, and no others are left."""
         assert self.controller.plan is not None
-        for wanted in self.controller.rounds.objects(self.controller.plan):
+        objects = self.controller.rounds.objects(self.controller.plan)
+        maps = {each["metadata"]["name"] for each in objects if each["kind"] == "ConfigMap"}
+        used = {name for pod in self.world.pods.values() for name in pod.config_maps}
+        there = {name for _, name in self.world.store.objects.get(CONFIG_MAPS, {})}
+        assert maps <= there <= maps | used, f"ConfigMaps {there} are there, {maps} are wanted, {used} used"
+        for wanted in objects:
             if wanted["kind"] == "DaemonSet":
                 found = self.world.store.get(DAEMONSETS, SPACE, wanted["metadata"]["name"])
                 assert found["spec"]["template"] == wanted["spec"]["template"], (

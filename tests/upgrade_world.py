@@ -12,10 +12,11 @@ from api_store import Doc, Refusal, Store
 from attrs import define, field, frozen
 from upgrade_works import Works
 
-from nvdriver_build.fleet.names import GPU_LABEL, LABEL, NFD_VERSION
+from nvdriver_build.fleet.names import DRIVER_CONTAINER, GPU_LABEL, LABEL, NFD_VERSION
 
 SPACE = "nvdriver-build"
 NODES, DAEMONSETS, PODS, JOBS = "v1/nodes", "apps/v1/daemonsets", "v1/pods", "batch/v1/jobs"
+CONFIG_MAPS = "v1/configmaps"
 STREAMS, STREAM_TAGS = "image.openshift.io/v1/imagestreams", "image.openshift.io/v1/imagestreamtags"
 POOLS = "machineconfiguration.openshift.io/v1/machineconfigpools"
 MACHINES = {"x86_64": ("amd64", "x86_64"), "arm64": ("arm64", "aarch64")}
@@ -98,6 +99,14 @@ class PodState:
     ending: Optional[int] = None
     value: str = ""
     """Of the setting that tells one driver from another."""
+    config_maps: Tuple[str, ...] = ()
+    late: int = 0
+    """Ticks for which its probes time out, while its driver runs and is used."""
+
+    @property
+    def up(self) -> bool:
+        """Whether its driver is loaded."""
+        return self.phase == "ready"
 
 
 @define
@@ -338,10 +347,18 @@ class World:
             name, daemonset["metadata"]["name"], node, version, toolkits[0] if toolkits else None
         )
         state.value = env.get(CHANGES) or ""
+        volumes = template["spec"]["volumes"]
+        state.config_maps = tuple(each["configMap"]["name"] for each in volumes if "configMap" in each)
         self.pods[name] = state
         metadata = {**template["metadata"], "name": name, "namespace": SPACE}
         self.store.create(
-            PODS, SPACE, {"metadata": metadata, "spec": {"nodeName": node}, "status": _ready(False)}
+            PODS,
+            SPACE,
+            {
+                "metadata": metadata,
+                "spec": {"nodeName": node, "volumes": volumes},
+                "status": _status(False, False),
+            },
         )
 
     def end(self, name: str) -> None:
@@ -374,7 +391,7 @@ class World:
                 "desiredNumberScheduled": len(nodes),
                 "currentNumberScheduled": len({pod.node for pod in mine} & nodes),
                 "numberMisscheduled": len({pod.node for pod in mine} - nodes),
-                "numberReady": sum(1 for pod in mine if pod.phase == "ready"),
+                "numberReady": sum(1 for pod in mine if pod.up and not pod.late),
             }
             self.store.put(DAEMONSETS, {**each, "status": status})
 
@@ -386,7 +403,7 @@ class World:
             self._gone(pod)
             return
         if machine.down:
-            self._set_ready(pod, False)
+            self._tell_pod(pod, ready=False)  # of what it has started the API was told last
             return
         if (SPACE, pod.name) not in self.store.objects.get(PODS, {}):
             self._gone(pod)  # deleted with its record
@@ -401,11 +418,14 @@ class World:
             each.ending is not None or each.phase != "starting" for each in others
         ):
             return  # anti-affinity: one driver on a node
+        if pod.phase == "starting" and self.lacks(pod):
+            return  # its volumes cannot be made
         if pod.phase != "ready" and pod.value not in self.bad:
             pod.timer -= 1
             if pod.timer <= 0:
                 self._advance(pod, machine)
-        self._set_ready(pod, pod.phase == "ready")
+        pod.late = max(0, pod.late - 1)
+        self._tell_pod(pod, ready=pod.up and not pod.late, started=pod.up)
 
     def _advance(self, pod: PodState, machine: Machine) -> None:
         kernel = machine.kernel
@@ -433,10 +453,14 @@ class World:
             return None
         return next((each.kernel(arch) for each in self.releases if each.image == image), None)
 
-    def _set_ready(self, pod: PodState, ready: bool) -> None:
+    def _tell_pod(self, pod: PodState, ready: bool, started: Optional[bool] = None) -> None:
         document = self.store.objects.get(PODS, {}).get((SPACE, pod.name))
-        if document is not None and document["status"] != _ready(ready):
-            self.store.put(PODS, {**document, "status": _ready(ready)})
+        if document is None:
+            return
+        before = document["status"]
+        new = _status(ready, before["containerStatuses"][0]["started"] if started is None else started)
+        if before != new:
+            self.store.put(PODS, {**document, "status": new})
 
     # prebuilds
 
@@ -462,6 +486,11 @@ class World:
         condition = {"type": "Complete" if good else "Failed", "status": "True", "message": "of a test"}
         self.store.put(JOBS, {**job, "status": {"conditions": [condition]}})
 
+    def lacks(self, pod: PodState) -> List[str]:
+        """ConfigMaps that a pod needs and that are not there."""
+        there = self.store.objects.get(CONFIG_MAPS, {})
+        return [name for name in pod.config_maps if (SPACE, name) not in there]
+
     def driver_ready(self, name: str) -> bool:
         """Whether the node's driver is loaded, by a pod that is ready."""
         return any(
@@ -473,5 +502,6 @@ class World:
         )
 
 
-def _ready(ready: bool) -> Doc:
-    return {"conditions": [{"type": "Ready", "status": str(ready)}]}
+def _status(ready: bool, started: bool) -> Doc:
+    containers = [{"name": DRIVER_CONTAINER, "started": started}]
+    return {"conditions": [{"type": "Ready", "status": str(ready)}], "containerStatuses": containers}

@@ -21,13 +21,15 @@ from nvdriver_build.fleet.manifests import Driver
 from nvdriver_build.fleet.objects import texts
 from nvdriver_build.fleet.plan import Sets, UnknownSets
 from nvdriver_build.fleet.reasons import Reason
-from nvdriver_build.registry import Limits, Proxies, Registry, open_registry
+from nvdriver_build.registry import Limits, Proxies, Registry, Unbelievable, open_registry
 from nvdriver_build.sets import Recipe
 from nvdriver_build.signing import Trust, parse_certificates
 from nvdriver_build.signing.cms import private_place
 
 AGE = 60.0
 """Seconds after which a set that was not there, or a registry that did not answer, is asked for again."""
+KEPT = 3600.0
+"""The same of a set that was there: registries are pruned."""
 PATIENCE = 5.0
 """Seconds that a round waits for the first answer about a kernel: else a Job would build what is there."""
 ONCE = 15.0
@@ -57,7 +59,8 @@ class _Answer:
 
 @define(eq=False)
 class RegistrySets:
-    """What `look` finds: asked once a minute for each kernel, and no more once a set was found.
+    """What `look` finds: asked once a minute for each kernel, and once an hour where a set was found. That
+    is there until the registry says that it is not.
 
     Looks are made one after the other by a thread that ends when nothing is left to be asked; `changed` is
     called where an answer is another one than before and nobody has waited for it. A round waits only for the
@@ -98,9 +101,9 @@ class RegistrySets:
         return tuple(sorted(found))
 
     def _due(self, answer: _Answer) -> bool:
-        if answer.there or answer.pending:
-            return False
-        return answer.asked is None or self.clock() - answer.asked >= AGE
+        if answer.pending or answer.asked is None:
+            return not answer.pending
+        return self.clock() - answer.asked >= (KEPT if answer.there else AGE)
 
     def _ask(self, kernel: Kernel, answer: _Answer) -> None:
         answer.asked, answer.pending = self.clock(), True
@@ -136,6 +139,7 @@ class RegistrySets:
         """Whether that is new to everybody: a round that waits for it needs no other one."""
         answer, waiting = self._answers[kernel], self._waiting == kernel
         before = (answer.there, answer.trouble and answer.trouble.message)
+        there = answer.there or None if there is None else there
         answer.there, answer.trouble, answer.pending, self._overdue = there, trouble, False, False
         return before != (there, trouble and trouble.message) and not waiting
 
@@ -210,14 +214,14 @@ class Looking:
 
 def _signed(registry: Registry, key: str, trust: Trust, commands: Commands) -> Optional[Recipe]:
     """The recipe of a set whose manifest somebody trusted has signed; None where there is none."""
-    offer = registry.offer(key)
-    if offer is None:
-        return None
     try:
+        offer = registry.offer(key)
+        if offer is None:
+            return None
         trust.require(offer.manifest, offer.signature, f"set {key[:12]} of {registry}", commands)
     except CannotVerify:
         raise
-    except SigningError as error:
+    except (SigningError, Unbelievable) as error:
         _log.warning("a set does not count", key=key[:12], reason=error.message)
         return None
     return offer.described.recipe

@@ -21,6 +21,8 @@ UPGRADE = "nvdriver-build/upgrade"
 """
 KEY_NOTE = "nvdriver-build/prebuild"
 """On a Job: a digest of what it builds."""
+DRIVER_CONTAINER = "nvidia-driver-ctr"
+"""Of a driver's pod; the GPU Operator's name for it."""
 MANAGED_BY, COMPONENT = "app.kubernetes.io/managed-by", "app.kubernetes.io/component"
 DRIVER, PREBUILD, FLEET = "nvidia-driver", "prebuild", "fleet"
 """Values of `COMPONENT`. The GPU Operator gives its pods the first: their anti-affinity holds for ours

@@ -37,12 +37,12 @@ from nvdriver_build.registry.blobs import Content, Parts
 from nvdriver_build.registry.compression import compress, expand, most_compressed
 from nvdriver_build.registry.login import read_login
 from nvdriver_build.registry.place import Place, Proxies, parse_place, tls_context
-from nvdriver_build.registry.session import Session
+from nvdriver_build.registry.session import Session, Unbelievable
 from nvdriver_build.registry.transport import Limits, Transport
 from nvdriver_build.sets import MANIFEST, SIGNATURE, Manifest, ModuleSet, Recipe, open_set, parse_manifest
 from nvdriver_build.store.remote import required_signature
 
-__all__ = ["Limits", "Offer", "Place", "Proxies", "Registry", "open_registry", "parse_place"]
+__all__ = ["Limits", "Offer", "Place", "Proxies", "Registry", "Unbelievable", "open_registry", "parse_place"]
 
 _MOST_MODULE = 1024**3
 """Bytes of a module; nvidia.ko with its debug information has a fifth of it."""

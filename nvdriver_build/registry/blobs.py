@@ -95,7 +95,11 @@ class Content:
 
     def read(self, blob: Blob) -> bytes:
         """The bytes of a small blob."""
-        answer = self.session.ask("GET", f"blobs/{blob.digest}", most=blob.size, size=blob.size)
+        answer = self.session.ask(
+            "GET", f"blobs/{blob.digest}", wanted=(200, 404), most=blob.size, size=blob.size
+        )
+        if answer.status == 404:
+            raise self.session.lying(f"it has no blob {blob.digest}, which it names")
         self._compare(digest_of(answer.body), blob.digest, "a blob")
         return answer.body
 

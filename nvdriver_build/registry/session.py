@@ -25,6 +25,10 @@ _LONGEST_PAUSE = 5.0
 _SMALL = 64 * 1024
 
 
+class Unbelievable(StoreError):
+    """An answer that cannot be true: what it was about counts as damaged, other answers may be good."""
+
+
 @frozen(eq=False)
 class Session:
     """Requests to the repository at `place`, as whoever `login` is."""
@@ -78,9 +82,9 @@ class Session:
             self.transport.pause(pause)
         raise AssertionError("no attempt")  # pragma: no cover - Limits has one at least
 
-    def lying(self, what: str) -> StoreError:
+    def lying(self, what: str) -> Unbelievable:
         """The error for an answer that cannot be true."""
-        return StoreError(
+        return Unbelievable(
             f"registry {self.place} cannot be believed: {what}",
             hint="nothing of it was taken; was the set pushed by nvdriver-build, and is this a registry?",
         )

@@ -23,12 +23,20 @@ def test_prebuild_job(
     tmp_path: Path,
 ) -> None:
     """Without network, root and capabilities: built in the toolkit, signed and published by ours."""
-    driver = Driver(sample_image, registry="registry.example.com/sets", sign_secret="signing")
+    keys = make_identity(tmp_path / "made", "Build key")
+    driver = Driver(
+        sample_image,
+        registry="registry.example.com/sets",
+        sign_secret="signing",
+        trust=keys.file.read_text(),
+    )
     wanted = PrebuildWanted("job", "key", "416.94.202408260940-0", "toolkit", "x86_64", kernel_a.release)
     pod = prebuild_job(wanted, driver)["spec"]["template"]["spec"]
-    keys = make_identity(tmp_path / "made", "Build key")
-    secret = {"tls.key": keys.key.read_bytes(), "tls.crt": keys.file.read_bytes()}
-    volumes = lay_out(pod, tmp_path, {("secret", "signing"): secret})
+    contents = {
+        ("secret", "signing"): {"tls.key": keys.key.read_bytes(), "tls.crt": keys.file.read_bytes()},
+        ("configMap", "nvdriver-build-certificates"): {"trust.pem": keys.file.read_bytes()},
+    }
+    volumes = lay_out(pod, tmp_path, contents)
     (tmp_path / "shared").mkdir(mode=0o777)
     (tmp_path / "shared").chmod(0o2777)
     for container in [*pod["initContainers"], *pod["containers"]]:

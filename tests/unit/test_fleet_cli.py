@@ -68,6 +68,7 @@ def test_plan_as_json(tmp_path: Path) -> None:
     plain = json.loads(cli(tmp_path, "fleet", "plan", "--json", *words).stdout)
     assert not plain["groups"][2]["prebuild"]  # there is nowhere to publish to
     settings = {"image": "quay.io/x@sha256:1", "registry": "registry.example.com/gpu", "sign_secret": "key"}
+    settings["trust"] = make_identity(tmp_path, "builder").file.read_text()
     done = cli(tmp_path, "fleet", "plan", "--json", *words, *written(tmp_path, settings=settings))
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)

@@ -19,10 +19,12 @@ from module_sets import recipe
 from oci_registry import OciRegistry
 from oci_sets import write_signed
 
-from nvdriver_build.cli.fleet_sets import AGE, NotAsked, RegistrySets, registry_sets
+from nvdriver_build.cli.fleet_sets import AGE, KEPT, NotAsked, RegistrySets, registry_sets
 from nvdriver_build.errors import NvdriverError, Stopped, StoreError
 from nvdriver_build.fleet.controller.api import Missing
 from nvdriver_build.fleet.manifests import Driver
+from nvdriver_build.registry import hints
+from nvdriver_build.registry.artifacts import NOTHING
 from nvdriver_build.sets import Recipe
 from nvdriver_build.signing import Trust, read_certificate
 
@@ -119,6 +121,24 @@ def test_only_what_is_signed_counts(
     assert asked(driver, server).has(K1, "x86_64") is True
 
 
+def test_a_damaged_set_hides_no_other_one(server: OciRegistry, identity: Identity, tmp_path: Path) -> None:
+    """What cannot be a set does not count, and what is beside it does."""
+    registry = server.open("fleet/damaged")
+    driver = driver_of(server, "fleet/damaged", identity)
+    damaged = write_signed(tmp_path / "damaged", of(source_digest="8" * 64), identity)
+    registry.push(damaged)
+    tag, content = hints.kernel_tag(DRIVER_VERSION, K1, "x86_64"), registry.content
+    content.publish(f"set-{damaged.key}", content.document(tag) or b"", NOTHING, known=True)
+    assert asked(driver, server).has(K1, "x86_64") is False
+    good = write_signed(tmp_path / "good", of(), identity)
+    registry.push(good)
+    hints.add(content, [tag], damaged.key)
+    notes = hints.read(content, tag)
+    assert set(notes) == {damaged.key, good.key}
+    sets = asked(driver, server)
+    assert sets.has(K1, "x86_64") is True and sets.reasons() == ()
+
+
 def test_modules_of_another_key(server: OciRegistry, identity: Identity, tmp_path: Path) -> None:
     """Nodes take modules that a certificate of `trust` has signed, or unsigned ones."""
     strange = of(certificate=read_certificate(identity.file).fingerprint[:-1] + "x")
@@ -187,9 +207,9 @@ def settled(sets: RegistrySets) -> None:
         time.sleep(0.005)
 
 
-def test_once_a_minute_and_never_again() -> None:
-    """A kernel is asked for at most once a minute, and no more once its set was found; `changed` comes with
-    each new answer that nobody has waited for.
+def test_once_a_minute_and_then_once_an_hour() -> None:
+    """A kernel is asked for at most once a minute, and once an hour after its set was found: it is there
+    until the registry says that it is gone. `changed` comes with each new answer that nobody has waited for.
     """
     looks, now, changes = Looks(), [0.0], []
     sets = RegistrySets(looks, clock=lambda: now[0], changed=lambda: changes.append(now[0]))
@@ -200,9 +220,16 @@ def test_once_a_minute_and_never_again() -> None:
     assert sets.has("a", "x") is False  # as it was: nobody waits for a second look
     settled(sets)
     assert sets.has("a", "x") is True and len(looks.made) == 2
-    now[0] = 100 * AGE
+    now[0] = AGE + KEPT - 1
     assert sets.has("a", "x") is True and len(looks.made) == 2
     assert changes == [AGE]
+    for hours, there in ((1, True), (2, False)):
+        now[0], looks.error = AGE + hours * KEPT, None if hours == 2 else StoreError("no answer")
+        looks.there = {}
+        assert sets.has("a", "x") is True
+        settled(sets)
+        assert sets.has("a", "x") is there and bool(sets.reasons()) is there
+    assert len(looks.made) == 4
 
 
 def test_a_registry_that_hangs() -> None:

@@ -36,6 +36,7 @@ from nvdriver_build.fleet.upgrade import (
     rollout,
     survey,
     upgrade_settings,
+    with_pods,
 )
 from nvdriver_build.fleet.upgrade.node import PAUSED
 
@@ -55,6 +56,13 @@ class Pod:
     ready: bool = True
     ending: bool = False
     version: Optional[str] = VERSION
+    late: bool = False
+    """Whether its driver is up and its probes time out."""
+
+    @property
+    def up(self) -> bool:
+        """Ready or late."""
+        return self.ready or self.late
 
 
 def state(stage: str = DRAINING, age: float = 0, **more: Any) -> State:
@@ -266,7 +274,9 @@ def test_which_pods_count() -> None:
         {"metadata": None, "spec": {"containers": "junk"}},
     ]
     labels = {f"{DEPLOY}device-plugin": "true", f"{DEPLOY}driver": "true"}
-    found = node_now({"metadata": {"name": "a", "labels": labels}}, pods, ())
+    node = node_now({"metadata": {"name": "a", "labels": labels}})
+    assert node is not None
+    found = with_pods(node, pods, ())
     assert found is not None
     assert {each.name: each.stays for each in found.workloads} == {
         "agent": "of a DaemonSet",
@@ -335,6 +345,38 @@ def test_room() -> None:
     assert again is not None
     assert again.room == 8
     assert rollout(many(3, **{f"n{each}": [Pod(driver="new")] for each in range(3)}), (), SETTINGS) is None
+
+
+LATE = Pod(ready=False, late=True)
+
+
+def test_an_older_driver_that_is_up_and_not_ready_is_drained_first() -> None:
+    """Its probes are late, its users run on: it is begun like others, before others, and costs no room."""
+    found = many(3, n1=[LATE])
+    assert (found.ready, found.down, found.waiting, found.done) == (("n0", "n1", "n2"), {"n1"}, 3, 0)
+    told = rollout(found, (), Settings(max_unavailable=1))
+    assert told is not None
+    assert (told.begin, told.room, told.reasons) == (("n1",), 1, ())
+    both = rollout(many(3, n1=[LATE], n2=[Pod(ready=False)]), (), Settings(max_unavailable=1))
+    assert both is not None
+    assert (both.begin, both.room, [each.code for each in both.reasons]) == (("n1",), 0, ["UpgradeWaits"])
+    begun = begin(now(None, LATE), GOAL, NOW)
+    assert isinstance(begun, Patch)
+    assert begun.code == "UpgradeStarted"
+    assert step(now(state(REPLACING), LATE)) == Delete(LATE)
+    assert patch(now(state(FAILED), LATE)).state == state(REPLACING)
+    held = evolve(GOAL, hold="upgrade.max_unavailable is 0")
+    assert patch(now(state(), LATE), held).code == "UpgradeGivenBack"
+
+
+def test_a_wanted_driver_that_is_up_and_not_ready_is_waited_for() -> None:
+    """It is neither done nor to be begun, and what is held helps it on."""
+    late = evolve(LATE, driver="new")
+    found = many(1, n0=[late])
+    assert (found.ready, found.down, found.waiting, found.done) == ((), {"n0"}, 0, 0)
+    assert isinstance(begin(now(None, late), GOAL, NOW), Wait)
+    assert isinstance(step(now(state(FAILED), late)), Wait)
+    assert step(now(state(REPLACING), late), evolve(GOAL, hold="it is off")) == Wait()
 
 
 stages = strategies.none() | strategies.builds(

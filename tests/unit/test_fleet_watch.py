@@ -27,7 +27,7 @@ from nvdriver_build.fleet.controller.watching import Telling
 from nvdriver_build.fleet.names import LABEL, MANAGED_BY
 
 OLD, NEW = RELEASES[0], RELEASES[1]
-PUBLISHING = {"registry": "registry.example/nvidia", "sign_secret": "signing"}
+PUBLISHING = {"registry": "registry.example/nvidia", "sign_secret": "signing", "trust": "a certificate"}
 STATUS = "nvdriver-build-status"
 EVENTS = "v1/events"
 

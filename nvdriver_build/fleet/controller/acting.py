@@ -96,6 +96,7 @@ class Acting:
             self._try(self._remove, JOB, name)
         for name in plan.remove:
             self._try(self._remove_daemonset, DAEMONSET, name)
+        self._remove_config_maps(objects)
 
     def _try(self, what: Callable[..., Optional[str]], kind: Kind, name: str, *more: Any) -> None:
         self.guard()
@@ -139,16 +140,17 @@ class Acting:
         return f"NodeLabelled: {LABEL} of {name} is {value or 'taken away'}"
 
     def _replace_pods(self, objects: list[dict[str, Any]]) -> None:
-        """Pods that are not ready and of an older template: OnDelete would leave them so for ever. Of an
+        """Pods of an older template whose driver is not up: OnDelete would leave them so for ever. Of an
         older driver they stay where the new one fails elsewhere: after a reboot theirs will be ready again;
-        and on a node that is not heard of: there the driver and what uses it may well run.
+        and on a node that is not heard of: there the driver and what uses it may well run. One that is up,
+        ready or not, may be in use: its node is drained first (`fleet.upgrade`).
         """
         templates = {version: notes for version, *notes in map(_template, objects) if version}
         away = {node.name for node in self.view.nodes.values.values() if not node.ready}
         for pod in list(self.view.pods.values.values()):
             wanted, driver = templates.get(pod.version or "", (None, None))
             held = pod.driver != driver and (self.failing or pod.node in away)
-            if wanted and pod.template != wanted and not pod.ready and not pod.ending and not held:
+            if wanted and pod.template != wanted and not pod.up and not pod.ending and not held:
                 self._try(self._delete_pod, POD, pod.name, pod)
 
     def _delete_pod(self, kind: Kind, name: str, seen: Pod) -> Optional[str]:
@@ -156,7 +158,14 @@ class Acting:
             self.api.delete(kind, name, self.namespace, seen.document())
         except (Missing, Conflict):  # gone, or not as it was seen: it may be ready by now
             return None
-        return f"PodReplaced: {name} was not ready, and of an older template"
+        return f"PodReplaced: {name} was not up, and of an older template"
+
+    def _remove_config_maps(self, objects: list[dict[str, Any]]) -> None:
+        """Parameters of drivers before, once no pod reads them."""
+        used = {name for pod in list(self.view.pods.values.values()) for name in pod.config_maps}
+        used |= {_name(each) for each in objects if each["kind"] == CONFIG_MAP.name}
+        for name in sorted(self.view.live(CONFIG_MAP.plural).keys() - used):
+            self._try(self._remove, CONFIG_MAP, name)
 
     def _remove(self, kind: Kind, name: str) -> Optional[str]:
         there = self.view.live(kind.plural).get(name)

@@ -12,7 +12,7 @@ from nvdriver_build.fleet.controller.api import Api
 from nvdriver_build.fleet.controller.election import utc
 from nvdriver_build.fleet.controller.upgrading import Upgrading
 from nvdriver_build.fleet.controller.view import View
-from nvdriver_build.fleet.manifests import Driver, config_map, daemonset, plan_options, prebuild_job
+from nvdriver_build.fleet.manifests import Driver, config_maps, daemonset, plan_options, prebuild_job
 from nvdriver_build.fleet.plan import DaemonSetWanted, Plan, Sets, make_plan
 from nvdriver_build.fleet.upgrade import Rollout, upgrade_settings
 
@@ -44,6 +44,7 @@ class Rounds:
     guard: Guard = lambda: None
     wall: Callable[[], datetime.datetime] = utc
     upgrades: bool = True
+    _looked: dict[str, datetime.datetime] = field(factory=dict)
     _made: dict[DaemonSetWanted, Any] = field(factory=dict)
     _made_with: Mapping[str, str] = field(factory=dict)
 
@@ -59,7 +60,7 @@ class Rounds:
             if wanted not in self._made:
                 self._made[wanted] = daemonset(wanted, self.driver, self.contents)
         return [
-            config_map(self.driver),
+            *config_maps(self.driver),
             *(self._made[wanted] for wanted in plan.daemonsets),
             *(prebuild_job(wanted, self.driver) for wanted in plan.prebuilds if self.driver.prebuilds),
         ]
@@ -69,7 +70,7 @@ class Rounds:
         plan = self.plan()
         objects, space, now = self.objects(plan), self.driver.namespace, self.wall()
         settings = upgrade_settings(self.driver.upgrade)
-        more = Upgrading(self.api, self.view, space, settings, self.guard, now, self.upgrades)
+        more = Upgrading(self.api, self.view, space, settings, self.guard, now, self.upgrades, self._looked)
         acting = Acting(self.api, self.view, space, self.applied, self.guard, more.failing(objects))
         acting.act(plan, objects)
         told = more.run(objects)

@@ -2,7 +2,7 @@
 
 Nodes under way are asked of the API in every round, by our label: the view may be behind what we (or the
 controller that led before us) wrote last, and one node too many must not be begun. Pods are asked of one
-node at a time. Where every driver is as wanted, nothing is asked.
+node at a time, of `_STEPS` nodes in a round, in turns. Where every driver is as wanted, nothing is asked.
 """
 
 from __future__ import annotations
@@ -33,19 +33,22 @@ from nvdriver_build.fleet.upgrade import (
     Rollout,
     Settings,
     Survey,
-    Wait,
     Workload,
     begin,
     decide,
     node_now,
     rollout,
     survey,
+    with_pods,
 )
 
 AGAIN = 5.0
 """Seconds until the next look, while a node is being changed: pods of others are not followed."""
+_STEPS = 20
+"""Nodes whose pods are asked for in one round: a list of one node's pods costs an API server most."""
 _LOOKS = 3
 """Candidates of the view that may turn out to be none, in one round."""
+_NEVER = datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
 _ONE_ROUND = Reason("UpgradeNeedsWatch", "a new driver takes more than this one round", "run 'fleet watch'")
 _log = structlog.get_logger()
 
@@ -62,6 +65,8 @@ class Upgrading:
     now: datetime.datetime
     steps: bool = True
     """Whether there will be another round: without one a node would stay cordoned."""
+    looked: dict[str, datetime.datetime] = field(factory=dict)
+    """When pods of a node were asked for last, in rounds before: only for turns."""
     done: list[Done] = field(factory=list)
     failed: list[Failed] = field(factory=list)
     again: bool = False
@@ -79,9 +84,9 @@ class Upgrading:
         except ClusterError as error:
             self.failed.append(Failed("list", error, NODE, "those that are upgraded"))
             return None
-        for each in marked:
+        for each in self._turns(marked):
             self._try(each.node.name, self._step, each, self._goal(found, each.node.name))
-        self.again = self.again or any(each.state and each.state.stage != FAILED for each in marked)
+        self.again = self.again or any(map(_under_way, marked))
         told = rollout(found, marked, self.settings)
         if told is not None:
             self._begin(told, found)
@@ -104,10 +109,7 @@ class Upgrading:
                 seen = there.get(text(each, "metadata", "name") or "")
                 same = seen is not None and seen.driver == wanted
                 drivers[texts(each, "metadata", "labels")[LABEL]] = wanted, same
-        by_node = dict[str, list[Pod]]()
-        for pod in pods:
-            by_node.setdefault(pod.node or "", []).append(pod)
-        return survey(nodes, by_node, drivers)
+        return survey(nodes, _by_node(pods), drivers)
 
     def _goal(self, found: Survey, name: str) -> Goal:
         goal = found.goals.get(name, Goal())
@@ -116,7 +118,7 @@ class Upgrading:
         return goal
 
     def _marked(self, found: Survey) -> list[NodeNow]:
-        """The nodes under way, as they are now."""
+        """The nodes under way, as they are now; of their pods what the view has."""
         documents = {
             text(each, "metadata", "name") or "": each
             for page in self.api.pages(NODE, labels=UPGRADE)
@@ -128,20 +130,31 @@ class Upgrading:
             except Missing:
                 continue
         marks = ("annotations", "labels")
+        with self.view.lock:
+            pods = _by_node(self.view.pods.values.values())
         known = [
-            self._now(each)
-            for _, each in sorted(documents.items())
+            node_now(each, drivers=pods.get(name, ()))
+            for name, each in sorted(documents.items())
             if any(UPGRADE in texts(each, "metadata", where) for where in marks)
         ]
         return [each for each in known if each is not None]
 
-    def _now(self, document: Document) -> Optional[NodeNow]:
-        name = text(document, "metadata", "name")
-        chosen = f"spec.nodeName={name}"
+    def _turns(self, marked: list[NodeNow]) -> list[NodeNow]:
+        """Those that need no look at their pods, and of the others those that had none for longest."""
+        asked = {each.node.name: each for each in marked if _under_way(each)}
+        for name in self.looked.keys() - asked.keys():
+            del self.looked[name]
+        turn = sorted(asked, key=lambda name: self.looked.get(name, _NEVER))[:_STEPS]
+        self.looked.update(dict.fromkeys(turn, self.now))
+        return [each for each in marked if each.node.name not in asked or each.node.name in turn]
+
+    def _look(self, node: NodeNow) -> NodeNow:
+        """With all pods that it has now."""
+        chosen = f"spec.nodeName={node.node.name}"
         pods = [each for page in self.api.pages(POD, fields=chosen) for each in page.items]
         mine = (each for each in pods if text(each, "metadata", "namespace") == self.namespace)
         drivers = (driver_pod(each, self.view.manager) for each in mine)
-        return node_now(document, pods, [each for each in drivers if each is not None])
+        return with_pods(node, pods, [each for each in drivers if each is not None])
 
     def _begin(self, told: Rollout, found: Survey) -> None:
         """Nodes that the API says the same of as the view."""
@@ -151,9 +164,12 @@ class Upgrading:
                 room -= 1
 
     def _first(self, name: str, goal: Goal) -> bool:
-        node = self._now(self.api.get(NODE, name))
-        decision = begin(node, goal, self.now) if node is not None else Wait()
-        if node is None or not isinstance(decision, Patch):
+        found = node_now(self.api.get(NODE, name))
+        if found is None:
+            return False
+        node = self._look(found)
+        decision = begin(node, goal, self.now)
+        if not isinstance(decision, Patch):
             return False
         self._patch(node, decision)
         self.again = True
@@ -177,6 +193,7 @@ class Upgrading:
         self.failed.append(Failed("upgrade", error, NODE, name))
 
     def _step(self, node: NodeNow, goal: Goal) -> bool:
+        node = self._look(node) if _under_way(node) else node
         decision = decide(node, goal, self.settings, self.now)
         if isinstance(decision, Patch):
             self._patch(node, decision)
@@ -238,3 +255,15 @@ class Upgrading:
         if code:
             _log.info(message, kind=kind.name, name=name)
             self.done.append(Done(code, message, kind, name))
+
+
+def _under_way(node: NodeNow) -> bool:
+    """Of one that has failed the next step asks only for the driver's pod, which is followed."""
+    return node.state is not None and node.state.stage != FAILED
+
+
+def _by_node(pods: Iterable[Pod]) -> dict[str, list[Pod]]:
+    found = dict[str, list[Pod]]()
+    for pod in pods:
+        found.setdefault(pod.node or "", []).append(pod)
+    return found

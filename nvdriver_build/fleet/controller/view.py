@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Any, Callable, Generic, Iterable, Mapping, Optional, TypeVar
+from typing import Any, Callable, Generic, Iterable, Iterator, Mapping, Optional, TypeVar
 
 from attrs import evolve, field, frozen
 
@@ -23,7 +23,16 @@ from nvdriver_build.fleet.inventory import (
     pool_facts,
 )
 from nvdriver_build.fleet.inventory.workloads import pool_selector
-from nvdriver_build.fleet.names import COMPONENT, DRIVER, DRIVER_NOTE, FLEET, LABEL, MANAGED_BY, TEMPLATE_NOTE
+from nvdriver_build.fleet.names import (
+    COMPONENT,
+    DRIVER,
+    DRIVER_CONTAINER,
+    DRIVER_NOTE,
+    FLEET,
+    LABEL,
+    MANAGED_BY,
+    TEMPLATE_NOTE,
+)
 from nvdriver_build.fleet.objects import condition, entries, holds, number, part, text, texts
 from nvdriver_build.fleet.versions import digest
 
@@ -52,7 +61,11 @@ class Live:
 
 @frozen
 class Pod:
-    """A driver's pod of ours: for which version, by which template and driver, and whether it is ready."""
+    """A driver's pod of ours: for which version, by which template and driver, and whether it is ready.
+
+    `up` is whether its driver has come up: ready or not (a probe may be late), it may be in use.
+    `config_maps` are those that it reads.
+    """
 
     name: str
     node: Optional[str]
@@ -60,7 +73,9 @@ class Pod:
     template: Optional[str]
     ready: bool
     ending: bool
+    up: bool = False
     driver: Optional[str] = None
+    config_maps: tuple[str, ...] = ()
     uid: str = ""
     resource_version: str = field(default="", eq=False)
 
@@ -204,17 +219,33 @@ def pod(document: Document, manager: str) -> Optional[Pod]:
     name, labels = text(document, "metadata", "name"), texts(document, "metadata", "labels")
     if name is None or labels.get(MANAGED_BY) != manager or labels.get(COMPONENT) != DRIVER:
         return None
+    ready = holds(document, "Ready") is True
     return Pod(
         name=name,
         node=text(document, "spec", "nodeName"),
         version=labels.get(LABEL),
         template=texts(document, "metadata", "annotations").get(TEMPLATE_NOTE),
-        ready=holds(document, "Ready") is True,
+        ready=ready,
+        up=ready or _started(document),
         ending=text(document, "metadata", "deletionTimestamp") is not None,
         driver=texts(document, "metadata", "annotations").get(DRIVER_NOTE),
+        config_maps=tuple(_config_maps(document)),
         uid=text(document, "metadata", "uid") or "",
         resource_version=text(document, "metadata", "resourceVersion") or "",
     )
+
+
+def _config_maps(document: Document) -> Iterator[str]:
+    for volume in entries(document, "spec", "volumes"):
+        name = text(volume, "configMap", "name")
+        if name is not None:
+            yield name
+
+
+def _started(document: Document) -> bool:
+    """Whether the driver's container has passed its startup probe."""
+    told = entries(document, "status", "containerStatuses")
+    return any(each.get("name") == DRIVER_CONTAINER and each.get("started") is True for each in told)
 
 
 def _key(document: Document) -> str:

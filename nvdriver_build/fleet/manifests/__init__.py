@@ -11,17 +11,10 @@ from typing import Mapping, Optional
 from attrs import evolve
 
 from nvdriver_build.fleet.manifests.access import access_objects, network_policies
-from nvdriver_build.fleet.manifests.common import (
-    NAME,
-    Object,
-    config_name,
-    configuration,
-    made,
-    own,
-)
+from nvdriver_build.fleet.manifests.common import CERTIFICATE_MAP, NAME, Object, certificates, made, own
 from nvdriver_build.fleet.manifests.controller import controller_objects, settings_document
 from nvdriver_build.fleet.manifests.driver import Driver, content_digest, driver_settings, is_image
-from nvdriver_build.fleet.manifests.pod import pod_template
+from nvdriver_build.fleet.manifests.pod import parameter_map, pod_template
 from nvdriver_build.fleet.manifests.prebuild import prebuild_job
 from nvdriver_build.fleet.names import COMPONENT, DRIVER, DRIVER_NOTE, LABEL, TEMPLATE_NOTE
 from nvdriver_build.fleet.plan import DaemonSetWanted, Options, Plan
@@ -31,7 +24,7 @@ __all__ = [
     "Driver",
     "Object",
     "access_objects",
-    "config_map",
+    "config_maps",
     "content_digest",
     "controller_objects",
     "daemonset",
@@ -75,21 +68,27 @@ def render(
 
 
 def plan_objects(plan: Plan, driver: Driver, contents: Optional[Mapping[str, str]] = None) -> list[Object]:
-    """What changes with the plan: ConfigMap, DaemonSets, Jobs.
+    """What changes with the plan: ConfigMaps, DaemonSets, Jobs.
 
     `contents` has `content_digest` for each Secret of `driver.secrets` by name, as far as it is known.
     """
     known = contents or {}
     return [
-        config_map(driver),
+        *config_maps(driver),
         *(daemonset(wanted, driver, known) for wanted in plan.daemonsets),
         *(prebuild_job(wanted, driver) for wanted in plan.prebuilds if driver.prebuilds),
     ]
 
 
-def config_map(driver: Driver) -> Object:
-    """Module parameters and certificates."""
-    return {**made("v1", "ConfigMap", driver, config_name(driver)), "data": configuration(driver)}
+def config_maps(driver: Driver) -> list[Object]:
+    """Module parameters and certificates, as far as there are any."""
+    parameters = {"data": dict(driver.parameters), "immutable": True}
+    found = ((CERTIFICATE_MAP, {"data": certificates(driver)}), (parameter_map(driver), parameters))
+    return [
+        {**made("v1", "ConfigMap", driver, f"{driver.name}-{name}"), **content}
+        for name, content in found
+        if content["data"]
+    ]
 
 
 def daemonset(wanted: DaemonSetWanted, driver: Driver, contents: Mapping[str, str]) -> Object:

@@ -10,6 +10,7 @@ from nvdriver_build.fleet.names import COMPONENT, DRIVER, MANAGED_BY
 Object = dict[str, Any]
 NAME = "app.kubernetes.io/name"
 CERTIFICATES = "/etc/nvdriver-build/certificates"
+CERTIFICATE_MAP = "certificates"
 LOGIN = "/etc/nvdriver-build/registry"
 _TRUST, _CA = "trust.pem", "registry-ca.pem"
 
@@ -61,15 +62,16 @@ def mount(name: str, path: str, *, propagation: Optional[str] = None, read_only:
     return {**found, "readOnly": True} if read_only else found
 
 
-def configuration(driver: Driver) -> dict[str, str]:
-    """What our ConfigMap holds: module parameters and certificates."""
-    certificates = {_TRUST: driver.trust, _CA: driver.registry_ca}
-    return {**driver.parameters, **{name: text for name, text in certificates.items() if text}}
+def certificates(driver: Driver) -> dict[str, str]:
+    """The files at `CERTIFICATES`."""
+    given = {_CA: driver.registry_ca, _TRUST: driver.trust}
+    return {name: text for name, text in given.items() if text}
 
 
-def config_name(driver: Driver) -> str:
-    """The name of that ConfigMap."""
-    return f"{driver.name}-driver"
+def config_volume(volume: str, driver: Driver, name: str, data: Mapping[str, str]) -> Object:
+    """A volume with these files of a ConfigMap of ours."""
+    items = [{"key": key, "path": key} for key in sorted(data)]
+    return {"name": volume, "configMap": {"name": f"{driver.name}-{name}", "items": items}}
 
 
 def registry_variables(driver: Driver) -> list[Object]:
@@ -84,9 +86,8 @@ def registry_variables(driver: Driver) -> list[Object]:
 def registry_volumes(driver: Driver) -> tuple[list[Object], list[Object]]:
     """Volumes and their mounts for what the registry's variables name."""
     volumes, mounts = list[Object](), list[Object]()
-    items = [{"key": name, "path": name} for name in (_CA, _TRUST) if name in configuration(driver)]
-    if items:
-        volumes.append({"name": "certificates", "configMap": {"name": config_name(driver), "items": items}})
+    if certificates(driver):
+        volumes.append(config_volume("certificates", driver, CERTIFICATE_MAP, certificates(driver)))
         mounts.append(mount("certificates", CERTIFICATES, read_only=True))
     if driver.registry_auth_secret:
         volumes.append({"name": "registry-login", "secret": {"secretName": driver.registry_auth_secret}})

@@ -99,8 +99,8 @@ class Driver:
 
     @property
     def prebuilds(self) -> bool:
-        """Whether there is somewhere to publish to, and a key to sign with."""
-        return self.registry is not None and self.sign_secret is not None
+        """Whether there is where to publish to, a key to sign with, and a certificate that nodes trust."""
+        return None not in (self.registry, self.sign_secret, self.trust)
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -5,12 +5,13 @@ as our image reads it.
 
 from __future__ import annotations
 
-from typing import Mapping, Optional
+import json
+from typing import Mapping
 
 from nvdriver_build.fleet.manifests.common import (
     Object,
-    config_name,
-    configuration,
+    certificates,
+    config_volume,
     host_path,
     labels,
     mount,
@@ -21,7 +22,7 @@ from nvdriver_build.fleet.manifests.common import (
     variables,
 )
 from nvdriver_build.fleet.manifests.driver import Driver
-from nvdriver_build.fleet.names import COMPONENT, CONFIG_NOTE, DRIVER, LABEL, NFD_VERSION
+from nvdriver_build.fleet.names import COMPONENT, CONFIG_NOTE, DRIVER, DRIVER_CONTAINER, LABEL, NFD_VERSION
 from nvdriver_build.fleet.plan import DaemonSetWanted
 from nvdriver_build.fleet.versions import digest, label_value
 
@@ -67,7 +68,7 @@ def pod_template(wanted: DaemonSetWanted, driver: Driver, contents: Mapping[str,
         "metadata": {
             "labels": labels(driver, DRIVER, **{LABEL: label_value(wanted.version)}),
             "annotations": {
-                "kubectl.kubernetes.io/default-container": "nvidia-driver-ctr",
+                "kubectl.kubernetes.io/default-container": DRIVER_CONTAINER,
                 "openshift.io/required-scc": f"{driver.name}-driver",
                 CONFIG_NOTE: _config_digest(driver, contents),
             },
@@ -99,9 +100,16 @@ def pod_template(wanted: DaemonSetWanted, driver: Driver, contents: Mapping[str,
 
 
 def _config_digest(driver: Driver, contents: Mapping[str, str]) -> str:
-    data = configuration(driver)
+    data = certificates(driver)
     told = [f"{name}={data[name]}" for name in sorted(data)]
     return digest("\n".join((*told, *(f"{name}={contents.get(name, '')}" for name in driver.secrets))))
+
+
+def parameter_map(driver: Driver) -> str:
+    """Which ConfigMap has the parameters: others have another name, so that a driver that runs keeps its own
+    until it is replaced, also where its container starts again.
+    """
+    return f"parameters-{digest(json.dumps(dict(driver.parameters), sort_keys=True))}"
 
 
 def _node_selector(version: str, driver: Driver) -> Object:
@@ -120,7 +128,7 @@ def _driver(wanted: DaemonSetWanted, driver: Driver) -> Object:
     rdma = [variable("GPU_DIRECT_RDMA_ENABLED", "true")] if driver.rdma else []
     mounts = [mount(name, path, propagation=how) for name, path, _, how in _HOST]
     return {
-        "name": "nvidia-driver-ctr",
+        "name": DRIVER_CONTAINER,
         "image": driver.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["ocp_dtk_entrypoint"],
@@ -196,15 +204,12 @@ def _peermem(driver: Driver) -> Object:
 
 
 def _volumes(wanted: DaemonSetWanted, driver: Driver) -> list[Object]:
-    parameters: Optional[Object] = None
-    if driver.parameters:
-        items = [{"key": name, "path": name} for name in sorted(driver.parameters)]
-        parameters = {"name": "parameters", "configMap": {"name": config_name(driver), "items": items}}
+    parameters = config_volume("parameters", driver, parameter_map(driver), driver.parameters)
     return [
         *(host_path(name, path, kind) for name, path, kind, _ in _HOST),
         host_path("nv-firmware", "/run/nvidia/driver/lib/firmware"),
         host_path("host-os-release", "/etc/os-release", None),
         {"name": "shared-nvidia-driver-toolkit", "emptyDir": {}},
-        *([parameters] if parameters else []),
+        *([parameters] if driver.parameters else []),
         *registry_volumes(driver)[0],
     ]

@@ -79,10 +79,9 @@ def _ahead(kind: Kind, job: Optional[Job], prebuild: bool) -> Verdict:
     if job is not None:
         return Verdict(PREBUILDING, (Reason("Prebuilding", f"the Job {job.name} is building"),))
     if not prebuild:
-        hint = "give a registry and a key to sign with: registry and sign_secret"
-        return Verdict(
-            CAN_BUILD, (Reason("NoPrebuild", "there is nowhere to publish a prebuilt set to", hint),)
-        )
+        message = "a prebuilt set takes a registry, a key that signs it and a certificate that nodes trust"
+        hint = "give registry, sign_secret and trust"
+        return Verdict(CAN_BUILD, (Reason("NoPrebuild", message, hint),))
     if kind.kernel is None and kind.flavour != "standard":
         message = f"the toolkit does not say which {kind.flavour} kernel it holds: the first node builds"
         return Verdict(CAN_BUILD, (Reason("KernelUnknown", message),))

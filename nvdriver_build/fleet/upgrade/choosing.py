@@ -54,11 +54,12 @@ def survey(
         goal = goals[node.name] = Goal(version, *drivers[version])
         if node.upgrade is not None and _fails(node.upgrade, goal):
             failing.add(node.name)
-        up = [pod for pod in pods.get(node.name, ()) if pod.ready and not pod.ending]
-        if not up or not node.ready:
+        up = [pod for pod in pods.get(node.name, ()) if pod.up and not pod.ending]
+        fine = [pod for pod in up if pod.ready]
+        if not fine or not node.ready:
             down.add(node.name)
         if any(goal.met_by(pod) for pod in up):
-            done += 1
+            done += any(goal.met_by(pod) for pod in fine)
         elif node.upgrade is None and any(pod.version == version for pod in up):
             why = _not_now(node)
             (kept[why] if why else ready).append(node.name)

@@ -76,12 +76,12 @@ def begin(node: NodeNow, goal: Goal, now: datetime.datetime) -> Decision:
     """The first step on a node, if it still is as it was chosen."""
     facts = node.node
     fine = facts.ready and facts.schedulable and not facts.updating and facts.kept_out is None
-    ready = [pod for pod in node.drivers if pod.ready and not pod.ending and pod.version == goal.version]
-    if goal.driver is None or not fine or node.state is not None or not ready:
+    up = [pod for pod in node.drivers if pod.up and not pod.ending and pod.version == goal.version]
+    if goal.driver is None or not fine or node.state is not None or not up:
         return Wait("it is not as it was")
-    if any(goal.met_by(pod) for pod in ready):
+    if any(goal.met_by(pod) for pod in up):
         return Wait("its driver is as wanted")
-    message = f"{facts.name} is cordoned: its driver goes from {ready[0].driver} to {goal.driver}"
+    message = f"{facts.name} is cordoned: its driver goes from {up[0].driver} to {goal.driver}"
     return Patch("UpgradeStarted", message, State(DRAINING, goal.driver, now), unschedulable=True)
 
 
@@ -98,10 +98,10 @@ def decide(node: NodeNow, goal: Goal, settings: Settings, now: datetime.datetime
     if any(goal.met_by(pod) and pod.ready and not pod.ending for pod in node.drivers):
         return _finish(node, state)
     if state.stage == FAILED and state.driver == goal.driver:
-        return _failed(node, state, now)
+        return _failed(node, state, goal, now)
     hold = goal.hold or (node.node.kept_out and f"it has {node.node.kept_out}")
     if hold:
-        return _held(node, state, hold)
+        return _held(node, state, goal, hold)
     if not goal.there:
         return Wait(state.why)  # its DaemonSet is not yet as wanted
     if state.driver != goal.driver:
@@ -150,9 +150,9 @@ def _replace(node: NodeNow, state: State, goal: Goal, settings: Settings, now: d
     return Patch("UpgradeFailed", message, evolve(state, stage=FAILED, since=now, why=why))
 
 
-def _failed(node: NodeNow, state: State, now: datetime.datetime) -> Decision:
+def _failed(node: NodeNow, state: State, goal: Goal, now: datetime.datetime) -> Decision:
     """For a person, or until its driver is ready. An old one that is back would keep it cordoned for ever."""
-    if not state.cordoned or not any(pod.ready and not pod.ending for pod in node.drivers):
+    if not state.cordoned or not _old_is_up(node, goal):
         return Wait(state.why)
     again = State(REPLACING, state.driver, now)
     return Patch("UpgradeRetried", f"{node.node.name} has an older driver again", again)
@@ -175,11 +175,15 @@ def _redirect(node: NodeNow, state: State, driver: str, now: datetime.datetime) 
     return Patch("UpgradeRedirected", message, State(stage, driver, now, state.cordoned))
 
 
-def _held(node: NodeNow, state: State, why: str) -> Decision:
+def _held(node: NodeNow, state: State, goal: Goal, why: str) -> Decision:
     """A node whose old driver runs is given back; one that has none is helped to its new one."""
-    if state.stage == FAILED or not any(pod.ready and not pod.ending for pod in node.drivers):
+    if state.stage == FAILED or not _old_is_up(node, goal):
         return Wait("" if state.stage == REPLACING else why)
     return _give_back(node, state, f"{node.node.name} is given back with its old driver: {why}")
+
+
+def _old_is_up(node: NodeNow, goal: Goal) -> bool:
+    return any(pod.up and not pod.ending and not goal.met_by(pod) for pod in node.drivers)
 
 
 def _give_back(node: NodeNow, state: State, message: str) -> Patch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Iterable, Mapping, Optional, Protocol, Sequence
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from nvdriver_build.fleet.facts import Node
 from nvdriver_build.fleet.inventory import node_facts
@@ -63,6 +63,10 @@ class DriverPod(Protocol):
         """Whether its driver is."""
 
     @property
+    def up(self) -> bool:
+        """Whether its driver has come up, ready or not: it may be in use."""
+
+    @property
     def ending(self) -> bool:
         """Whether it is being deleted."""
 
@@ -112,23 +116,31 @@ class NodeNow:
         return sorted(name for label in labels for name in self.operands.get(label, ()))
 
 
-def node_now(document: object, pods: Iterable[object], drivers: Iterable[DriverPod]) -> Optional[NodeNow]:
-    """Of a node, and of all pods that the API has on it; None for what is no node."""
-    node = node_facts(document)
+def node_now(document: object, drivers: Iterable[DriverPod] = ()) -> Optional[NodeNow]:
+    """Of a node alone; None for what is no node."""
+    node, labels = node_facts(document), texts(document, "metadata", "labels")
     if node is None:
         return None
-    labels, operands, workloads = texts(document, "metadata", "labels"), dict[str, list[str]](), []
+    return NodeNow(
+        node=node,
+        state=read_state(node.upgrade),
+        resource_version=text(document, "metadata", "resourceVersion") or "",
+        components={label: labels[label] for group in COMPONENTS for label in group if label in labels},
+        drivers=tuple(sorted(drivers, key=lambda each: each.name)),
+    )
+
+
+def with_pods(node: NodeNow, pods: Iterable[object], drivers: Iterable[DriverPod]) -> NodeNow:
+    """With all pods that the API has on it; `drivers` are those of ours among them."""
+    operands, workloads = dict[str, list[str]](), []
     for pod in pods:
         component = _component(pod)
         if component is not None:
             operands.setdefault(component, []).append(text(pod, "metadata", "name") or "")
         elif _uses_gpu(pod):
             workloads.append(_workload(pod))
-    return NodeNow(
-        node=node,
-        state=read_state(node.upgrade),
-        resource_version=text(document, "metadata", "resourceVersion") or "",
-        components={label: labels[label] for group in COMPONENTS for label in group if label in labels},
+    return evolve(
+        node,
         operands=operands,
         workloads=tuple(sorted(workloads, key=lambda each: (each.namespace, each.name))),
         drivers=tuple(sorted(drivers, key=lambda each: each.name)),

@@ -25,7 +25,9 @@ class Progress:
 
 @frozen
 class Rollout:
-    """A new driver on its way. `begin` are nodes to begin with now, in order, of which `room` at most."""
+    """A new driver on its way. `begin` are nodes to begin with now, in order, of which `room` at most: first
+    those whose older driver is up and not ready, which makes no other node unavailable.
+    """
 
     nodes: int
     done: int
@@ -51,8 +53,10 @@ def rollout(found: Survey, marked: Collection[NodeNow], settings: Settings) -> O
         if each.stage == FAILED and name in found.goals and found.goals[name].driver == each.driver
     ]
     stop = _stopped(limit, failed, settings)
-    room = 0 if stop else max(0, limit - len(taken | found.down))
-    more = [stop] if stop else _full(room, limit, found, taken)
+    mend = [name for name in found.ready if name in found.down and name not in states]
+    others = found.down - set(mend)
+    room = 0 if stop else max(0, limit - len(taken | others))
+    more = [stop] if stop else _full(room, limit, others, taken)
     return Rollout(
         nodes=len(found.goals),
         done=found.done,
@@ -60,7 +64,7 @@ def rollout(found: Survey, marked: Collection[NodeNow], settings: Settings) -> O
         in_progress=tuple(each for each in shown if each.stage != FAILED),
         failed=tuple(each for each in shown if each.stage == FAILED),
         reasons=(*(more if found.waiting else ()), *found.reasons),
-        begin=tuple(name for name in found.ready if name not in states),
+        begin=tuple(mend or (name for name in found.ready if name not in states)),
         room=room,
     )
 
@@ -79,9 +83,9 @@ def _stopped(limit: int, failed: list[str], settings: Settings) -> Optional[Reas
     return Reason("UpgradeStopped", message, hint)
 
 
-def _full(room: int, limit: int, found: Survey, taken: Collection[str]) -> list[Reason]:
+def _full(room: int, limit: int, down: Collection[str], taken: Collection[str]) -> list[Reason]:
     """Told only where nodes that we did not take are in the way."""
-    others = found.down - set(taken)
+    others = set(down) - set(taken)
     if room or not others:
         return []
     message = f"{limit} nodes may be without their driver at once, and {some(others)} are already"
