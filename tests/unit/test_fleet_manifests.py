@@ -15,6 +15,7 @@ from nvdriver_build.fleet.inventory import cluster_facts
 from nvdriver_build.fleet.manifests import (
     Driver,
     access_objects,
+    config_maps,
     content_digest,
     daemonset,
     driver_settings,
@@ -220,6 +221,23 @@ def template(driver: Driver, contents: Optional[Dict[str, str]] = None) -> Any:
 def test_what_changes_the_pod(change: Dict[str, Any]) -> None:
     """The image, a setting, or what a ConfigMap holds."""
     assert template(evolve(FULL, **change)) != template(FULL)
+
+
+def maps(driver: Driver) -> Dict[str, Dict[str, str]]:
+    return {each["metadata"]["name"]: each["data"] for each in config_maps(driver)}
+
+
+def test_each_parameters_have_a_name_of_their_own() -> None:
+    """A driver that runs keeps its ConfigMap when the settings change; certificates reach it at once."""
+    other = evolve(FULL, parameters={"nvidia.conf": "NVreg_EnableGpuFirmware=0\n"})
+    before, after = maps(FULL), maps(other)
+    assert before.keys() & after.keys() == {"nvdriver-build-certificates"}
+    ((name, data),) = [each for each in after.items() if "-parameters-" in each[0]]
+    assert data == other.parameters
+    volumes = template(other)["spec"]["volumes"]
+    assert [each["configMap"]["name"] for each in volumes if each["name"] == "parameters"] == [name]
+    assert maps(evolve(FULL, trust="another")).keys() == before.keys()
+    assert maps(PLAIN) == {} and maps(evolve(FULL, parameters={})).keys() < before.keys()
 
 
 def test_a_changed_secret_changes_the_pod() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Dict, Iterator, Tuple
+from typing import Dict, Iterator, List, Tuple
 
 import pytest
 
@@ -48,6 +48,26 @@ def test_random_upgrades(part: int) -> None:
 def test_scenarios(name: str) -> None:
     """Upgrades of each kind that there is, and those that once showed a bug."""
     run(SCENARIOS[name])
+
+
+def test_a_round_asks_for_the_pods_of_few_nodes() -> None:
+    """However many may be unavailable at once: they have their turns, and all of them come to their end."""
+    count = 60
+    sim = Simulation(Script(nodes=(("x86_64", "fresh"),) * count, most=count))
+    asked: List[str] = []
+    sim.api.fault = lambda verb, plural: asked.append(f"{verb} {plural}")
+    for _ in range(16):
+        sim.tick()
+    sim._do(Step(0, "driver", 1))
+    sim.api.fault = lambda verb, plural: asked.append(f"{verb} {plural}")
+    most = 0
+    for _ in range(60):
+        asked.clear()
+        sim.tick()
+        most = max(most, asked.count("list pods"))
+    assert 20 < most < count
+    assert {pod.value for pod in sim.world.pods.values()} == {"1"}
+    assert not any(sim._marked(name) for name in sim.world.machines)
 
 
 def test_a_driver_that_fails_elsewhere_does_not_come_by_a_reboot() -> None:

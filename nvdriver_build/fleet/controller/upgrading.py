@@ -158,7 +158,7 @@ class Upgrading:
 
     def _begin(self, told: Rollout, found: Survey) -> None:
         """Nodes that the API says the same of as the view."""
-        room = told.room
+        room = min(told.room, _STEPS)
         for name in told.begin[: room + _LOOKS] if room else ():
             if room and self._try(name, self._first, name, found.goals[name]):
                 room -= 1
