@@ -37,5 +37,5 @@ def require_own_version(config: Config, proc: Path, mounted: Path = MOUNTED) -> 
         return
     raise WrongVersion(
         message,
-        hint="the node's label follows within a round of 'fleet watch', and the pod goes: does that run?",
+        hint="this pod goes once the node's label is right, which 'fleet watch' writes, or NFD: do they run?",
     )
