@@ -149,7 +149,8 @@ class Upgrading:
         return [each for each in marked if each.node.name not in asked or each.node.name in turn]
 
     def _look(self, node: NodeNow) -> NodeNow:
-        """With all pods that it has now."""
+        """With all pods that it has now. Where the API hangs, we lead no more before all have had their turn."""
+        self.guard()
         chosen = f"spec.nodeName={node.node.name}"
         pods = [each for page in self.api.pages(POD, fields=chosen) for each in page.items]
         mine = (each for each in pods if text(each, "metadata", "namespace") == self.namespace)
