@@ -56,10 +56,14 @@ FAULTS: Dict[str, Tuple[Patch, ...]] = {
         Patch("controller/acting.py", "        self._replace_pods(objects)\n", "        pass\n"),
     ),
     "ready pods are replaced too": (
-        Patch("controller/acting.py", "pod.template != wanted and not pod.up", "pod.template != wanted"),
+        Patch("controller/acting.py", "not pod.ready and not pod.up and not pod.ending", "not pod.ending"),
+        Patch("controller/acting.py", "in_use(pods_on(self.api, seen.node))", "False"),
     ),
     "drivers that run are replaced where their probes are late": (
-        Patch("controller/acting.py", "pod.template != wanted and not pod.up", "pod.template != wanted and not pod.ready"),
+        Patch("controller/acting.py", "not pod.ready and not pod.up and not pod.ending", "not pod.ready and not pod.ending"),
+    ),
+    "drivers in use are replaced where their kubelet starts again": (
+        Patch("controller/acting.py", "in_use(pods_on(self.api, seen.node))", "False"),
     ),
     "pods are replaced whatever they are by now": (
         Patch("controller/acting.py", "self.api.delete(kind, name, self.namespace, seen.document())",
@@ -98,7 +102,7 @@ FAULTS: Dict[str, Tuple[Patch, ...]] = {
               "    return told\n"),
     ),
     "a node too many": (
-        Patch("upgrade/rollout.py", "max(0, limit - len(taken | others))", "limit"),
+        Patch("upgrade/rollout.py", "max(0, limit - len(taken | found.down))", "limit"),
     ),
     "two masters": (
         Patch("upgrade/choosing.py", "    if node.kept_out is not None:\n        return node.kept_out\n", ""),

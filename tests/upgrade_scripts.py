@@ -172,6 +172,9 @@ SCENARIOS: Dict[str, Script] = {
     "probes of a driver in use time out": Script(
         _THREE, (Step(16, "slow", 1, 30), Step(2, "driver", 1), Step(60, "restart")), works=3, plugin=True
     ),
+    "the kubelet of a node with a driver in use starts again": Script(
+        _THREE, (Step(16, "slow", 1, 31), Step(2, "driver", 1), Step(60, "restart")), works=3, plugin=True
+    ),
     "another leads, with an old view": Script(
         _THREE,
         (Step(16, "driver", 1), Step(0, "standby"), Step(3, "standby", 0, 3), Step(6, "pause")),

@@ -143,11 +143,17 @@ class WatchedApi(MemoryApi):
         if like and like["metadata"]["resourceVersion"] != there["metadata"]["resourceVersion"]:
             raise Refusal(409, "Conflict", f"{name} is another one now")
         if pod is not None and pod.up:
-            state = state_of(self.store.get(NODES, "", pod.node))
-            assert state is not None and state.stage == REPLACING, f"{name} is deleted while its driver is up"
             users = self.world.works.on(pod.node)
             assert not users, f"the driver's pod {name} is deleted under {users}"
+            state = state_of(self.store.get(NODES, "", pod.node))
+            drained = state is not None and state.stage == REPLACING
+            assert drained or not pod_started(there), f"{name} is deleted while its driver is up"
         self.world.end(name)
+
+
+def pod_started(pod: Document) -> bool:
+    """Whether its driver is up, as its kubelet has it."""
+    return any(each["started"] for each in pod["status"]["containerStatuses"])
 
 
 def state_of(node: Document) -> Optional[State]:
@@ -384,10 +390,12 @@ class Simulation:
             self.world.cordon(name, True)
 
     def _do_slow(self, step: Step, _: Release, name: str) -> None:
-        """The probes of a node's driver time out for a while; it runs, and is used."""
+        """The probes of a node's driver time out for a while, or its kubelet starts again; it runs, and is
+        used.
+        """
         for pod in self.world.pods.values():
             if pod.node == name:
-                pod.late = 2 + step.how
+                pod.late, pod.anew = 2 + step.how, step.how % 2 == 1
 
     def _do_budget(self, step: Step, *_: object) -> None:
         """Nothing may be evicted any more, or it may again."""

@@ -102,6 +102,8 @@ class PodState:
     config_maps: Tuple[str, ...] = ()
     late: int = 0
     """Ticks for which its probes time out, while its driver runs and is used."""
+    anew: bool = False
+    """Whether its kubelet has started again: while it is late it has not `started`."""
 
     @property
     def up(self) -> bool:
@@ -425,7 +427,7 @@ class World:
             if pod.timer <= 0:
                 self._advance(pod, machine)
         pod.late = max(0, pod.late - 1)
-        self._tell_pod(pod, ready=pod.up and not pod.late, started=pod.up)
+        self._tell_pod(pod, ready=pod.up and not pod.late, started=pod.up and not (pod.late and pod.anew))
 
     def _advance(self, pod: PodState, machine: Machine) -> None:
         kernel = machine.kernel
@@ -458,7 +460,9 @@ class World:
         if document is None:
             return
         before = document["status"]
-        new = _status(ready, before["containerStatuses"][0]["started"] if started is None else started)
+        was = before["containerStatuses"][0]["started"]
+        whole = pod.toolkit is None or pod.toolkit not in self.unpullable
+        new = _status(ready, was if started is None else started, whole)
         if before != new:
             self.store.put(PODS, {**document, "status": new})
 
@@ -502,6 +506,8 @@ class World:
         )
 
 
-def _status(ready: bool, started: bool) -> Doc:
-    containers = [{"name": DRIVER_CONTAINER, "started": started}]
-    return {"conditions": [{"type": "Ready", "status": str(ready)}], "containerStatuses": containers}
+def _status(ready: bool, started: bool, whole: bool = True) -> Doc:
+    """Of a pod whose other containers are ready, too, or not."""
+    containers = [{"name": DRIVER_CONTAINER, "started": started, "ready": ready}]
+    told = [{"type": "Ready", "status": str(ready and whole)}]
+    return {"conditions": told, "containerStatuses": containers}

@@ -103,7 +103,7 @@ class RegistrySets:
     def _due(self, answer: _Answer) -> bool:
         if answer.pending or answer.asked is None:
             return not answer.pending
-        return self.clock() - answer.asked >= (KEPT if answer.there else AGE)
+        return self.clock() - answer.asked >= (KEPT if answer.there and answer.trouble is None else AGE)
 
     def _ask(self, kernel: Kernel, answer: _Answer) -> None:
         answer.asked, answer.pending = self.clock(), True

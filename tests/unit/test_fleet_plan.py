@@ -325,6 +325,35 @@ def test_life_of_a_prebuild(state: str, told: str, wanted: bool) -> None:
         assert "deadline" in group.reasons[-1].message and "delete job prebuild-1" in group.reasons[-1].hint
 
 
+@pytest.mark.parametrize(
+    ("sets", "possible", "job_state", "told", "wanted"),
+    [
+        (Registry(), True, None, ["PrebuildWanted", "BuildsOnNode"], True),
+        (Registry(), True, "active", ["PrebuildRuns"], True),
+        (Registry(), True, "failed", ["PrebuildFailed", "BuildsOnNode"], False),
+        (Registry(), False, None, ["BuildsOnNode"], False),
+        (None, True, None, ["BuildsOnNode"], False),
+    ],
+    ids=["lacking", "running", "failed", "nowhere to publish to", "not known"],
+)
+def test_a_job_builds_for_nodes_that_are_there(
+    sets: Optional[Registry], possible: bool, job_state: Optional[str], told: List[str], wanted: bool
+) -> None:
+    """A first installation, or another driver: where the registry says that it has no set a Job builds it,
+    since nodes have no key; until then each builds for itself.
+    """
+    key = prebuild_key(Options(), image(V1), "standard", "x86_64")
+    jobs = [job(key, job_state)] if job_state else []
+    cluster = cluster_facts([node("a")], imagestream(V1), jobs=jobs)
+    plan = make_plan(cluster, Options(prebuild=possible), sets)
+    group = only(plan)
+    assert (group.state, codes(group.reasons)) == ("can build", told)
+    assert [(each.version, each.kernel, each.key) for each in plan.prebuilds] == (
+        [(V1, K1, key)] if wanted else []
+    )
+    assert not group.blocked and plan.remove_jobs == ()
+
+
 def test_prebuild_is_remembered() -> None:
     """Once nodes run the version, its Job says that a set is there; a Job of another driver or version
     goes.

@@ -31,6 +31,7 @@ from nvdriver_build.fleet.upgrade import (
     Workload,
     begin,
     decide,
+    in_use,
     node_now,
     read_state,
     rollout,
@@ -45,6 +46,12 @@ VERSION = "9.6.20260616-0"
 GOAL = Goal(VERSION, "new")
 SETTINGS = Settings()
 DEPLOY = "nvidia.com/gpu.deploy."
+GPU = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": 1}}}]}
+RUNS = {"state": {"running": {"startedAt": "2026-11-26T05:00:00Z"}}}
+PLUGIN = {
+    "metadata": {"ownerReferences": [{"kind": "DaemonSet", "controller": True}]},
+    "spec": {"nodeSelector": {f"{DEPLOY}device-plugin": "true"}},
+}
 
 
 @frozen
@@ -175,7 +182,7 @@ def test_what_is_not_begun(node: Node) -> None:
 def test_a_node_that_is_current_is_not_begun() -> None:
     """The view may be behind: what the API says of the node counts."""
     assert isinstance(begin(now(None, Pod(driver="new")), GOAL, NOW), Wait)
-    assert isinstance(begin(now(None, Pod(ready=False)), GOAL, NOW), Wait)
+    assert isinstance(begin(now(None, Pod(ending=True)), GOAL, NOW), Wait)
     assert isinstance(begin(now(state()), GOAL, NOW), Wait)
 
 
@@ -186,7 +193,8 @@ def test_drained_too_late() -> None:
     assert (failed.state.stage, failed.state.cordoned, failed.unschedulable) == (FAILED, False, False)
     assert failed.state.why == "not drained in time: ml/job (PodDisruptionBudget)"
     on = {f"{DEPLOY}dcgm": PAUSED}
-    left = patch(now(state(age=1801), components=on, operands={f"{DEPLOY}dcgm": ["dcgm-x"]}))
+    late = state(age=1801, why="pods of the GPU Operator: dcgm-x")
+    left = patch(now(late, components=on, operands={f"{DEPLOY}dcgm": ["dcgm-x"]}))
     assert left.labels == {f"{DEPLOY}dcgm": "true"}
     assert left.state is not None and "dcgm-x" in left.state.why
 
@@ -324,12 +332,46 @@ def many(count: int, **pods: List[Pod]) -> Any:
     )
 
 
+def test_each_node_is_tried_before_it_is_too_late() -> None:
+    """Where many have their turns, a time limit may be over at the first look: what is there is evicted."""
+    assert isinstance(step(now(state(age=1801), workloads=(work(),))), Evict)
+    on = {f"{DEPLOY}dcgm": "true"}
+    assert patch(now(state(age=1801), components=on)).code == "UpgradePaused"
+
+
+def test_nodes_whose_modules_are_being_built_wait() -> None:
+    """None is begun, those under way wait, and it is told."""
+    drivers = {VERSION: ("new", True)}
+    found = survey([facts("a"), facts("b", upgrade=state().text())], {"a": [Pod()]}, drivers, {VERSION})
+    assert (found.ready, found.waiting, [each.code for each in found.reasons]) == ((), 1, ["UpgradeBuilds"])
+    assert isinstance(step(now(state(REPLACING)), found.goals["b"]), Wait)
+
+
+@pytest.mark.parametrize(
+    ("pod", "used"),
+    [
+        ({"status": {"phase": "Running"}}, False),
+        ({"spec": GPU, "status": {"phase": "Running"}}, True),
+        ({"spec": GPU, "status": {"phase": "Pending"}}, False),
+        ({"spec": GPU, "status": {"phase": "Pending", "initContainerStatuses": [RUNS]}}, True),
+        ({"spec": GPU, "status": {"phase": "Succeeded"}}, False),
+        ({**PLUGIN, "status": {"phase": "Running"}}, True),
+        ({**PLUGIN, "status": {"phase": "Pending", "initContainerStatuses": [RUNS]}}, False),
+    ],
+    ids=["no GPU", "job", "not yet", "init container", "ended", "component", "component that waits"],
+)
+def test_what_may_hold_a_driver(pod: Dict[str, Any], used: bool) -> None:
+    """What asks for a GPU and runs; of the GPU Operator's components only those that wait for no driver."""
+    assert in_use([{}, pod]) is used
+
+
 def test_room() -> None:
     """Nodes without a driver count, ours and others; at the budget, and at 0, none is begun; and why."""
     found = many(9, n8=[Pod(ready=False)])
     told = rollout(found, (), Settings(max_unavailable=3))
     assert told is not None
-    assert (told.room, told.begin[:2], told.waiting, told.nodes) == (2, ("n0", "n1"), 8, 9)
+    assert (told.room, told.begin[:2], told.waiting, told.nodes) == (2, ("n0", "n1"), 9, 9)
+    found = many(9, n8=[])
     full = rollout(found, (), Settings())
     assert full is not None
     assert (full.room, [each.code for each in full.reasons]) == (0, ["UpgradeWaits"])
@@ -350,21 +392,36 @@ def test_room() -> None:
 LATE = Pod(ready=False, late=True)
 
 
-def test_an_older_driver_that_is_up_and_not_ready_is_drained_first() -> None:
-    """Its probes are late, its users run on: it is begun like others, before others, and costs no room."""
-    found = many(3, n1=[LATE])
+@pytest.mark.parametrize("pod", [LATE, Pod(ready=False)], ids=["late", "starting"])
+def test_an_older_driver_that_is_not_ready_is_drained_first(pod: Pod) -> None:
+    """Its probes are late, or its container has started anew, its users run on: it is begun like others, and
+    makes no other node unavailable.
+    """
+    found = many(3, n1=[pod])
     assert (found.ready, found.down, found.waiting, found.done) == (("n0", "n1", "n2"), {"n1"}, 3, 0)
     told = rollout(found, (), Settings(max_unavailable=1))
     assert told is not None
-    assert (told.begin, told.room, told.reasons) == (("n1",), 1, ())
-    both = rollout(many(3, n1=[LATE], n2=[Pod(ready=False)]), (), Settings(max_unavailable=1))
+    assert (told.mend, told.mend_room, told.begin, told.room, told.reasons) == (
+        ("n1",),
+        1,
+        ("n0", "n2"),
+        0,
+        (),
+    )
+    both = rollout(many(3, n1=[pod], n2=[]), (), Settings(max_unavailable=1))
     assert both is not None
-    assert (both.begin, both.room, [each.code for each in both.reasons]) == (("n1",), 0, ["UpgradeWaits"])
-    begun = begin(now(None, LATE), GOAL, NOW)
+    assert (both.mend, both.mend_room, both.room) == (("n1",), 0, 0)
+    assert [each.code for each in both.reasons] == ["UpgradeWaits"]
+    begun = begin(now(None, pod), GOAL, NOW)
     assert isinstance(begun, Patch)
     assert begun.code == "UpgradeStarted"
-    assert step(now(state(REPLACING), LATE)) == Delete(LATE)
+    assert step(now(state(REPLACING), pod)) == Delete(pod)
+
+
+def test_what_becomes_of_an_older_driver_that_is_up() -> None:
+    """Where its node has failed it is replaced at last; where nothing may be changed it stays."""
     assert patch(now(state(FAILED), LATE)).state == state(REPLACING)
+    assert isinstance(step(now(state(FAILED), Pod(ready=False))), Wait)
     held = evolve(GOAL, hold="upgrade.max_unavailable is 0")
     assert patch(now(state(), LATE), held).code == "UpgradeGivenBack"
 
@@ -393,6 +450,7 @@ pods_ = strategies.lists(
         strategies.sampled_from(("old", "new")),
         strategies.booleans(),
         strategies.booleans(),
+        late=strategies.booleans(),
     ),
     max_size=2,
 )
@@ -481,8 +539,10 @@ def test_never_more_than_may_be_unavailable(
     told = rollout(found, marked, Settings(max_unavailable=most))
     if told is None:
         return
-    begun = set(told.begin[: told.room])
+    begun, mended = set(told.begin[: told.room]), set(told.mend[: told.mend_room])
     taken = {each.node.name for each in marked if each.state and each.state.down}
     assert not begun or len(begun | taken | found.down) <= most
+    assert not mended or (mended <= found.down and len(mended | taken) <= most)
+    begun |= mended
     for node in nodes:
         assert node.name not in begun or (node.kept_out is None and node.upgrade is None and node.ready)

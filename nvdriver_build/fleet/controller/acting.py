@@ -7,7 +7,7 @@ not say it is ours. A DaemonSet goes only when the API itself says that no pod o
 from __future__ import annotations
 
 import json
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Collection, Optional
 
 import structlog
 from attrs import define, field, frozen
@@ -15,10 +15,12 @@ from attrs import define, field, frozen
 from nvdriver_build.errors import ClusterError
 from nvdriver_build.fleet.controller.api import Api, Conflict, Document, Missing
 from nvdriver_build.fleet.controller.kinds import CONFIG_MAP, DAEMONSET, JOB, NODE, POD, Kind
+from nvdriver_build.fleet.controller.looking import pods_on
 from nvdriver_build.fleet.controller.view import Live, Pod, View, live
-from nvdriver_build.fleet.names import COMPONENT, DRIVER, DRIVER_NOTE, LABEL, TEMPLATE_NOTE
+from nvdriver_build.fleet.names import COMPONENT, DRIVER, DRIVER_NOTE, LABEL, PARAMETERS, TEMPLATE_NOTE
 from nvdriver_build.fleet.objects import text, texts
 from nvdriver_build.fleet.plan import Plan
+from nvdriver_build.fleet.upgrade import in_use
 from nvdriver_build.fleet.versions import digest, label_value
 
 _log = structlog.get_logger()
@@ -82,6 +84,8 @@ class Acting:
     guard: Guard
     failing: bool = False
     """Whether the driver that is wanted does not become ready somewhere."""
+    building: Collection[str] = ()
+    """Versions (our label's value) whose modules a Job is building."""
     done: list[Done] = field(factory=list)
     failed: list[Failed] = field(factory=list)
 
@@ -141,19 +145,23 @@ class Acting:
 
     def _replace_pods(self, objects: list[dict[str, Any]]) -> None:
         """Pods of an older template whose driver is not up: OnDelete would leave them so for ever. Of an
-        older driver they stay where the new one fails elsewhere: after a reboot theirs will be ready again;
-        and on a node that is not heard of: there the driver and what uses it may well run. One that is up,
-        ready or not, may be in use: its node is drained first (`fleet.upgrade`).
+        older driver they stay where the new one fails elsewhere, or is still being built: after a reboot
+        theirs will be ready again. So they do on a node that is not heard of: there the driver and what uses
+        it may well run. Where something uses a driver the node is drained first (`fleet.upgrade`).
         """
         templates = {version: notes for version, *notes in map(_template, objects) if version}
         away = {node.name for node in self.view.nodes.values.values() if not node.ready}
         for pod in list(self.view.pods.values.values()):
             wanted, driver = templates.get(pod.version or "", (None, None))
-            held = pod.driver != driver and (self.failing or pod.node in away)
-            if wanted and pod.template != wanted and not pod.up and not pod.ending and not held:
+            spared = self.failing or pod.node in away or pod.version in self.building
+            held = pod.driver != driver and spared
+            waits = not pod.ready and not pod.up and not pod.ending
+            if wanted and pod.template != wanted and waits and not held:
                 self._try(self._delete_pod, POD, pod.name, pod)
 
     def _delete_pod(self, kind: Kind, name: str, seen: Pod) -> Optional[str]:
+        if seen.node is not None and in_use(pods_on(self.api, seen.node)):
+            return None  # its container has only started again
         try:
             self.api.delete(kind, name, self.namespace, seen.document())
         except (Missing, Conflict):  # gone, or not as it was seen: it may be ready by now
@@ -165,7 +173,8 @@ class Acting:
         used = {name for pod in list(self.view.pods.values.values()) for name in pod.config_maps}
         used |= {_name(each) for each in objects if each["kind"] == CONFIG_MAP.name}
         for name in sorted(self.view.live(CONFIG_MAP.plural).keys() - used):
-            self._try(self._remove, CONFIG_MAP, name)
+            if name.startswith(f"{self.view.manager}-{PARAMETERS}-"):
+                self._try(self._remove, CONFIG_MAP, name)
 
     def _remove(self, kind: Kind, name: str) -> Optional[str]:
         there = self.view.live(kind.plural).get(name)

@@ -15,6 +15,7 @@ from nvdriver_build.fleet.controller.view import View
 from nvdriver_build.fleet.manifests import Driver, config_maps, daemonset, plan_options, prebuild_job
 from nvdriver_build.fleet.plan import DaemonSetWanted, Plan, Sets, make_plan
 from nvdriver_build.fleet.upgrade import Rollout, upgrade_settings
+from nvdriver_build.fleet.versions import label_value
 
 
 @frozen
@@ -44,7 +45,7 @@ class Rounds:
     guard: Guard = lambda: None
     wall: Callable[[], datetime.datetime] = utc
     upgrades: bool = True
-    _looked: dict[str, datetime.datetime] = field(factory=dict)
+    _looked: dict[str, None] = field(factory=dict)
     _made: dict[DaemonSetWanted, Any] = field(factory=dict)
     _made_with: Mapping[str, str] = field(factory=dict)
 
@@ -70,8 +71,11 @@ class Rounds:
         plan = self.plan()
         objects, space, now = self.objects(plan), self.driver.namespace, self.wall()
         settings = upgrade_settings(self.driver.upgrade)
-        more = Upgrading(self.api, self.view, space, settings, self.guard, now, self.upgrades, self._looked)
-        acting = Acting(self.api, self.view, space, self.applied, self.guard, more.failing(objects))
+        building = {label_value(each.version) for each in plan.groups if each.version and each.prebuild}
+        more = Upgrading(
+            self.api, self.view, space, settings, self.guard, now, self.upgrades, self._looked, building
+        )
+        acting = Acting(self.api, self.view, space, self.applied, self.guard, more.failing(objects), building)
         acting.act(plan, objects)
         told = more.run(objects)
         done, failed = (*acting.done, *more.done), (*acting.failed, *more.failed)

@@ -8,7 +8,7 @@ node at a time, of `_STEPS` nodes in a round, in turns. Where every driver is as
 from __future__ import annotations
 
 import datetime
-from typing import Any, Callable, Iterable, Optional
+from typing import Any, Callable, Collection, Iterable, Optional
 
 import structlog
 from attrs import define, evolve, field
@@ -18,6 +18,7 @@ from nvdriver_build.fleet.controller.acting import Done, Failed, Guard
 from nvdriver_build.fleet.controller.api import Api, Conflict, Document, Missing, Refused
 from nvdriver_build.fleet.controller.election import Deposed
 from nvdriver_build.fleet.controller.kinds import DAEMONSET, NODE, POD, Kind
+from nvdriver_build.fleet.controller.looking import pods_on
 from nvdriver_build.fleet.controller.view import Pod, View
 from nvdriver_build.fleet.controller.view import pod as driver_pod
 from nvdriver_build.fleet.names import DRIVER_NOTE, LABEL, UPGRADE
@@ -48,7 +49,6 @@ _STEPS = 20
 """Nodes whose pods are asked for in one round: a list of one node's pods costs an API server most."""
 _LOOKS = 3
 """Candidates of the view that may turn out to be none, in one round."""
-_NEVER = datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
 _ONE_ROUND = Reason("UpgradeNeedsWatch", "a new driver takes more than this one round", "run 'fleet watch'")
 _log = structlog.get_logger()
 
@@ -65,8 +65,10 @@ class Upgrading:
     now: datetime.datetime
     steps: bool = True
     """Whether there will be another round: without one a node would stay cordoned."""
-    looked: dict[str, datetime.datetime] = field(factory=dict)
-    """When pods of a node were asked for last, in rounds before: only for turns."""
+    looked: dict[str, None] = field(factory=dict)
+    """Nodes whose pods were asked for in rounds before, those of the last one at the end: only for turns."""
+    building: Collection[str] = ()
+    """Versions (our label's value) whose modules a Job is building."""
     done: list[Done] = field(factory=list)
     failed: list[Failed] = field(factory=list)
     again: bool = False
@@ -109,7 +111,7 @@ class Upgrading:
                 seen = there.get(text(each, "metadata", "name") or "")
                 same = seen is not None and seen.driver == wanted
                 drivers[texts(each, "metadata", "labels")[LABEL]] = wanted, same
-        return survey(nodes, _by_node(pods), drivers)
+        return survey(nodes, _by_node(pods), drivers, self.building)
 
     def _goal(self, found: Survey, name: str) -> Goal:
         goal = found.goals.get(name, Goal())
@@ -141,34 +143,35 @@ class Upgrading:
 
     def _turns(self, marked: list[NodeNow]) -> list[NodeNow]:
         """Those that need no look at their pods, and of the others those that had none for longest."""
-        asked = {each.node.name: each for each in marked if _under_way(each)}
-        for name in self.looked.keys() - asked.keys():
-            del self.looked[name]
-        turn = sorted(asked, key=lambda name: self.looked.get(name, _NEVER))[:_STEPS]
-        self.looked.update(dict.fromkeys(turn, self.now))
+        asked = [each.node.name for each in marked if _under_way(each)]
+        before = {name: place for place, name in enumerate(self.looked)}
+        turn = sorted(asked, key=lambda name: before.get(name, -1))[:_STEPS]
+        later = [name for name in self.looked if name in asked and name not in turn]
+        self.looked.clear()
+        self.looked.update(dict.fromkeys((*later, *turn)))
         return [each for each in marked if each.node.name not in asked or each.node.name in turn]
 
-    def _look(self, node: NodeNow) -> NodeNow:
-        """With all pods that it has now. Where the API hangs, we lead no more before all have had their turn."""
+    def _now(self, node: NodeNow) -> NodeNow:
+        """Where the API hangs, we lead no more before all have had their turn."""
         self.guard()
-        chosen = f"spec.nodeName={node.node.name}"
-        pods = [each for page in self.api.pages(POD, fields=chosen) for each in page.items]
+        pods = pods_on(self.api, node.node.name)
         mine = (each for each in pods if text(each, "metadata", "namespace") == self.namespace)
         drivers = (driver_pod(each, self.view.manager) for each in mine)
         return with_pods(node, pods, [each for each in drivers if each is not None])
 
     def _begin(self, told: Rollout, found: Survey) -> None:
         """Nodes that the API says the same of as the view."""
-        room = min(told.room, _STEPS)
-        for name in told.begin[: room + _LOOKS] if room else ():
-            if room and self._try(name, self._first, name, found.goals[name]):
-                room -= 1
+        for names, limit in ((told.mend, told.mend_room), (told.begin, told.room)):
+            room = min(limit, _STEPS)
+            for name in names[: room + _LOOKS] if room else ():
+                if room and self._try(name, self._first, name, found.goals[name]):
+                    room -= 1
 
     def _first(self, name: str, goal: Goal) -> bool:
         found = node_now(self.api.get(NODE, name))
         if found is None:
             return False
-        node = self._look(found)
+        node = self._now(found)
         decision = begin(node, goal, self.now)
         if not isinstance(decision, Patch):
             return False
@@ -194,7 +197,7 @@ class Upgrading:
         self.failed.append(Failed("upgrade", error, NODE, name))
 
     def _step(self, node: NodeNow, goal: Goal) -> bool:
-        node = self._look(node) if _under_way(node) else node
+        node = self._now(node) if _under_way(node) else node
         decision = decide(node, goal, self.settings, self.now)
         if isinstance(decision, Patch):
             self._patch(node, decision)

@@ -33,7 +33,7 @@ from nvdriver_build.fleet.names import (
     MANAGED_BY,
     TEMPLATE_NOTE,
 )
-from nvdriver_build.fleet.objects import condition, entries, holds, number, part, text, texts
+from nvdriver_build.fleet.objects import condition, entries, number, part, text, texts
 from nvdriver_build.fleet.versions import digest
 
 T = TypeVar("T")
@@ -61,9 +61,8 @@ class Live:
 
 @frozen
 class Pod:
-    """A driver's pod of ours: for which version, by which template and driver, and whether it is ready.
-
-    `up` is whether its driver has come up: ready or not (a probe may be late), it may be in use.
+    """A driver's pod of ours: for which version, by which template and driver. `ready` is whether its driver
+    is, whatever the toolkit's container does; `up` whether that has come up: a probe may be late.
     `config_maps` are those that it reads.
     """
 
@@ -219,14 +218,15 @@ def pod(document: Document, manager: str) -> Optional[Pod]:
     name, labels = text(document, "metadata", "name"), texts(document, "metadata", "labels")
     if name is None or labels.get(MANAGED_BY) != manager or labels.get(COMPONENT) != DRIVER:
         return None
-    ready = holds(document, "Ready") is True
+    told = entries(document, "status", "containerStatuses")
+    container = next((each for each in told if each.get("name") == DRIVER_CONTAINER), {})
     return Pod(
         name=name,
         node=text(document, "spec", "nodeName"),
         version=labels.get(LABEL),
         template=texts(document, "metadata", "annotations").get(TEMPLATE_NOTE),
-        ready=ready,
-        up=ready or _started(document),
+        ready=container.get("ready") is True,
+        up=container.get("started") is True,
         ending=text(document, "metadata", "deletionTimestamp") is not None,
         driver=texts(document, "metadata", "annotations").get(DRIVER_NOTE),
         config_maps=tuple(_config_maps(document)),
@@ -240,12 +240,6 @@ def _config_maps(document: Document) -> Iterator[str]:
         name = text(volume, "configMap", "name")
         if name is not None:
             yield name
-
-
-def _started(document: Document) -> bool:
-    """Whether the driver's container has passed its startup probe."""
-    told = entries(document, "status", "containerStatuses")
-    return any(each.get("name") == DRIVER_CONTAINER and each.get("started") is True for each in told)
 
 
 def _key(document: Document) -> str:

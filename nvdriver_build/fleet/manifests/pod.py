@@ -22,7 +22,15 @@ from nvdriver_build.fleet.manifests.common import (
     variables,
 )
 from nvdriver_build.fleet.manifests.driver import Driver
-from nvdriver_build.fleet.names import COMPONENT, CONFIG_NOTE, DRIVER, DRIVER_CONTAINER, LABEL, NFD_VERSION
+from nvdriver_build.fleet.names import (
+    COMPONENT,
+    CONFIG_NOTE,
+    DRIVER,
+    DRIVER_CONTAINER,
+    LABEL,
+    NFD_VERSION,
+    PARAMETERS,
+)
 from nvdriver_build.fleet.plan import DaemonSetWanted
 from nvdriver_build.fleet.versions import digest, label_value
 
@@ -109,7 +117,7 @@ def parameter_map(driver: Driver) -> str:
     """Which ConfigMap has the parameters: others have another name, so that a driver that runs keeps its own
     until it is replaced, also where its container starts again.
     """
-    return f"parameters-{digest(json.dumps(dict(driver.parameters), sort_keys=True))}"
+    return f"{PARAMETERS}-{digest(json.dumps(dict(driver.parameters), sort_keys=True))}"
 
 
 def _node_selector(version: str, driver: Driver) -> Object:

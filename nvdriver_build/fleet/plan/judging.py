@@ -23,15 +23,20 @@ from nvdriver_build.fleet.plan.values import (
 from nvdriver_build.fleet.reasons import Reason
 
 _STORE = "only what a node's own store has can serve; nothing falls back to packages or entitlements"
+_ON_NODE = Reason(
+    "BuildsOnNode", "each node builds once, and keeps it; under Secure Boot it takes a key there"
+)
+_WANTED = Reason("PrebuildWanted", "no set of it is known yet")
 _PUBLISH = "put a signed set into the registry (prebuild, store push), or mend the toolkit"
 
 
 @frozen
 class Verdict:
-    """A state, and the reasons for it."""
+    """A state, the reasons for it, and whether a Job has to build now, or does."""
 
     state: str
     reasons: tuple[Reason, ...] = ()
+    prebuild: bool = False
 
 
 def judge(
@@ -53,7 +58,7 @@ def judge(
         state = BROKEN_TOOLKIT if found.broken else NO_TOOLKIT
         known = "no set is in the registry" if there is False else "no set is known to be in the registry"
         return Verdict(state, (Reason("NothingToServe", f"{known}: {_STORE}", _PUBLISH),))
-    return _building(job) if nodes else _ahead(kind, job, prebuild)
+    return _here(job, prebuild and there is False) if nodes else _ahead(kind, job, prebuild)
 
 
 def _unsupported(kind: Kind) -> Verdict:
@@ -65,19 +70,33 @@ def _unsupported(kind: Kind) -> Verdict:
     return Verdict(UNSUPPORTED, (Reason("Architecture", message, "x86_64 and arm64 are served"),))
 
 
-def _building(job: Optional[Job]) -> Verdict:
+def _here(job: Optional[Job], lacks: bool) -> Verdict:
+    """Of nodes that are there. A Job builds for all of them, where the registry `lacks` their set: nodes
+    have no key, and under Secure Boot nothing else can serve them.
+    """
+    if job is not None and job.state == "failed":
+        return Verdict(CAN_BUILD, (_failed(job), _ON_NODE))
     if job is not None and job.state == "active":
-        return Verdict(CAN_BUILD, (Reason("PrebuildRuns", f"the Job {job.name} is still building its set"),))
-    return Verdict(CAN_BUILD, (Reason("BuildsOnNode", "each node builds once, and keeps it"),))
+        message = f"the Job {job.name} is still building its set"
+        return Verdict(CAN_BUILD, (Reason("PrebuildRuns", message),), prebuild=True)
+    if lacks:
+        return Verdict(CAN_BUILD, (_WANTED, _ON_NODE), prebuild=True)
+    return Verdict(CAN_BUILD, (_ON_NODE,))
+
+
+def _failed(job: Job) -> Reason:
+    message = f"the Job {job.name} failed: {job.message or 'no reason given'}"
+    hint = f"its logs say why; delete it to try again: oc -n {job.namespace} delete job {job.name}"
+    return Reason("PrebuildFailed", message, hint)
 
 
 def _ahead(kind: Kind, job: Optional[Job], prebuild: bool) -> Verdict:
     if job is not None and job.state == "failed":
-        message = f"the Job {job.name} failed: {job.message or 'no reason given'}"
-        hint = f"its logs say why; delete it to try again: oc -n {job.namespace} delete job {job.name}"
-        return Verdict(PREBUILD_FAILED, (Reason("PrebuildFailed", message, hint),))
+        return Verdict(PREBUILD_FAILED, (_failed(job),))
     if job is not None:
-        return Verdict(PREBUILDING, (Reason("Prebuilding", f"the Job {job.name} is building"),))
+        return Verdict(
+            PREBUILDING, (Reason("Prebuilding", f"the Job {job.name} is building"),), prebuild=True
+        )
     if not prebuild:
         message = "a prebuilt set takes a registry, a key that signs it and a certificate that nodes trust"
         hint = "give registry, sign_secret and trust"
@@ -85,4 +104,4 @@ def _ahead(kind: Kind, job: Optional[Job], prebuild: bool) -> Verdict:
     if kind.kernel is None and kind.flavour != "standard":
         message = f"the toolkit does not say which {kind.flavour} kernel it holds: the first node builds"
         return Verdict(CAN_BUILD, (Reason("KernelUnknown", message),))
-    return Verdict(PREBUILD_WANTED, (Reason("PrebuildWanted", "no set of it is known yet"),))
+    return Verdict(PREBUILD_WANTED, (_WANTED,), prebuild=True)

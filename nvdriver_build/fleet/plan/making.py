@@ -20,8 +20,6 @@ from nvdriver_build.fleet.plan.judging import judge
 from nvdriver_build.fleet.plan.removals import other_masters, removals
 from nvdriver_build.fleet.plan.toolkits import Found, find_toolkit
 from nvdriver_build.fleet.plan.values import (
-    PREBUILD_WANTED,
-    PREBUILDING,
     DaemonSetWanted,
     Group,
     NodeLabel,
@@ -102,7 +100,7 @@ class _Planner:
             nodes=tuple(node.name for node in nodes),
             toolkit=found.toolkit,
             daemonset=self._name(kind.version) if kind.version and kind.served else None,
-            prebuild=verdict.state in (PREBUILD_WANTED, PREBUILDING),
+            prebuild=verdict.prebuild,
             state=verdict.state,
             reasons=(*first, *_moving(nodes), *found.reasons, *verdict.reasons),
             coming=not nodes,

@@ -6,7 +6,7 @@ told it. What is under way stands on the nodes themselves (`state`), so that a c
 
 from nvdriver_build.fleet.upgrade.choosing import Survey, survey
 from nvdriver_build.fleet.upgrade.deciding import Decision, Delete, Evict, Goal, Patch, Wait, begin, decide
-from nvdriver_build.fleet.upgrade.node import NodeNow, Workload, node_now, with_pods
+from nvdriver_build.fleet.upgrade.node import NodeNow, Workload, in_use, node_now, with_pods
 from nvdriver_build.fleet.upgrade.rollout import Progress, Rollout, rollout, rollout_document
 from nvdriver_build.fleet.upgrade.settings import Settings, upgrade_settings
 from nvdriver_build.fleet.upgrade.state import DRAINING, FAILED, REPLACING, State, read_state
@@ -30,6 +30,7 @@ __all__ = [
     "Workload",
     "begin",
     "decide",
+    "in_use",
     "node_now",
     "read_state",
     "rollout",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Iterable, Mapping, Sequence
+from typing import Collection, Iterable, Mapping, Sequence
 
 from attrs import field, frozen
 
@@ -15,7 +15,7 @@ from nvdriver_build.fleet.upgrade.state import FAILED, read_state
 from nvdriver_build.fleet.versions import label_value
 
 _SKIP = "nvidia.com/gpu-driver-upgrade.skip"
-_UPDATING, _DOWN, _CORDONED = "updating", "down", "cordoned"
+_UPDATING, _DOWN, _CORDONED, _BUILDING = "updating", "down", "cordoned", "building"
 
 
 @frozen
@@ -37,10 +37,13 @@ class Survey:
 
 
 def survey(
-    nodes: Iterable[Node], pods: Mapping[str, Sequence[DriverPod]], drivers: Mapping[str, tuple[str, bool]]
+    nodes: Iterable[Node],
+    pods: Mapping[str, Sequence[DriverPod]],
+    drivers: Mapping[str, tuple[str, bool]],
+    building: Collection[str] = (),
 ) -> Survey:
     """`pods` are ours by node; `drivers` by version (our label's value): the digest that is wanted, and
-    whether the API has it.
+    whether the API has it. `building` are versions whose modules a Job is building.
     """
     goals, marked, ready, down, done = dict[str, Goal](), set[str](), list[str](), set[str](), 0
     failing = set[str]()
@@ -51,17 +54,18 @@ def survey(
         version = label_value(node.version) if node.version and node.gpu else None
         if version is None or version not in drivers:
             continue
-        goal = goals[node.name] = Goal(version, *drivers[version])
+        wanted, known = drivers[version]
+        goal = goals[node.name] = Goal(version, wanted, known and version not in building)
         if node.upgrade is not None and _fails(node.upgrade, goal):
             failing.add(node.name)
-        up = [pod for pod in pods.get(node.name, ()) if pod.up and not pod.ending]
-        fine = [pod for pod in up if pod.ready]
+        there = [pod for pod in pods.get(node.name, ()) if not pod.ending]
+        fine = [pod for pod in there if pod.ready]
         if not fine or not node.ready:
             down.add(node.name)
-        if any(goal.met_by(pod) for pod in up):
+        if any(goal.met_by(pod) for pod in there):
             done += any(goal.met_by(pod) for pod in fine)
-        elif node.upgrade is None and any(pod.version == version for pod in up):
-            why = _not_now(node)
+        elif node.upgrade is None and any(pod.version == version for pod in there):
+            why = _not_now(node) or (_BUILDING if version in building else "")
             (kept[why] if why else ready).append(node.name)
     return Survey(
         goals=goals,
@@ -95,6 +99,8 @@ def _reason(why: str, names: list[str]) -> Reason:
     who = f"{len(names)} nodes with an older driver ({some(names)})"
     if why == _UPDATING:
         return Reason("UpgradeUpdating", f"{who} wait for the Machine Config Operator")
+    if why == _BUILDING:
+        return Reason("UpgradeBuilds", f"{who} wait for the Job that builds its modules")
     if why == _CORDONED:
         return Reason(
             "UpgradeCordoned", f"{who} are cordoned, not by us", "oc adm uncordon NODE lets it begin"

@@ -22,8 +22,8 @@ from nvdriver_build.fleet.upgrade.state import DRAINING, FAILED, REPLACING, Stat
 @frozen
 class Goal:
     """What a node goes to: pods of this `version` (our label's value) and `driver`, both None where no
-    driver of ours belongs there. `there` is whether the API has that. `hold` is why no node may be
-    changed now.
+    driver of ours belongs there. `there` is whether the API has that, and no Job is still building its
+    modules. `hold` is why no node may be changed now.
     """
 
     version: Optional[str] = None
@@ -76,12 +76,12 @@ def begin(node: NodeNow, goal: Goal, now: datetime.datetime) -> Decision:
     """The first step on a node, if it still is as it was chosen."""
     facts = node.node
     fine = facts.ready and facts.schedulable and not facts.updating and facts.kept_out is None
-    up = [pod for pod in node.drivers if pod.up and not pod.ending and pod.version == goal.version]
-    if goal.driver is None or not fine or node.state is not None or not up:
+    there = [pod for pod in node.drivers if not pod.ending and pod.version == goal.version]
+    if goal.driver is None or not fine or node.state is not None or not there:
         return Wait("it is not as it was")
-    if any(goal.met_by(pod) for pod in up):
+    if any(goal.met_by(pod) for pod in there):
         return Wait("its driver is as wanted")
-    message = f"{facts.name} is cordoned: its driver goes from {up[0].driver} to {goal.driver}"
+    message = f"{facts.name} is cordoned: its driver goes from {there[0].driver} to {goal.driver}"
     return Patch("UpgradeStarted", message, State(DRAINING, goal.driver, now), unschedulable=True)
 
 
@@ -95,7 +95,7 @@ def decide(node: NodeNow, goal: Goal, settings: Settings, now: datetime.datetime
         return Wait("the Machine Config Operator changes it")
     if goal.driver is None:
         return _give_back(node, state, f"{name} is given back: no driver of ours belongs there any more")
-    if any(goal.met_by(pod) and pod.ready and not pod.ending for pod in node.drivers):
+    if node.node.ready and any(goal.met_by(pod) and pod.ready and not pod.ending for pod in node.drivers):
         return _finish(node, state)
     if state.stage == FAILED and state.driver == goal.driver:
         return _failed(node, state, goal, now)
@@ -113,7 +113,7 @@ def decide(node: NodeNow, goal: Goal, settings: Settings, now: datetime.datetime
 
 def _drain(node: NodeNow, state: State, goal: Goal, settings: Settings, now: datetime.datetime) -> Decision:
     """Pods that use a GPU leave, then the components that hold its devices."""
-    late = state.age(now) > settings.drain_seconds
+    late = state.age(now) > settings.drain_seconds and bool(state.why)  # it has been tried
     if node.workloads:
         return _too_late(node, state, now) if late else _evict(node)
     for labels in COMPONENTS:

@@ -60,11 +60,11 @@ class DriverPod(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether its driver is."""
+        """Whether its driver is, whatever its other containers do."""
 
     @property
     def up(self) -> bool:
-        """Whether its driver has come up, ready or not: it may be in use."""
+        """Whether its driver has come up, ready or not."""
 
     @property
     def ending(self) -> bool:
@@ -145,6 +145,22 @@ def with_pods(node: NodeNow, pods: Iterable[object], drivers: Iterable[DriverPod
         workloads=tuple(sorted(workloads, key=lambda each: (each.namespace, each.name))),
         drivers=tuple(sorted(drivers, key=lambda each: each.name)),
     )
+
+
+def in_use(pods: Iterable[object]) -> bool:
+    """Whether one of these pods runs that may hold a driver. A component whose init containers wait for the
+    driver does not.
+    """
+    for pod in pods:
+        runs = text(pod, "status", "phase") != "Pending"
+        if _component(pod) is not None and runs:
+            return True
+        begun = any(
+            part(each, "state", "running") for each in entries(pod, "status", "initContainerStatuses")
+        )
+        if _component(pod) is None and _uses_gpu(pod) and (runs or begun):
+            return True
+    return False
 
 
 def _component(pod: object) -> Optional[str]:

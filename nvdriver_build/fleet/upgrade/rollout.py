@@ -25,8 +25,8 @@ class Progress:
 
 @frozen
 class Rollout:
-    """A new driver on its way. `begin` are nodes to begin with now, in order, of which `room` at most: first
-    those whose older driver is up and not ready, which makes no other node unavailable.
+    """A new driver on its way. `begin` are nodes to begin with now, in order, of which `room` at most; `mend`
+    and `mend_room` are the same of those whose older driver is not ready: no other becomes unavailable.
     """
 
     nodes: int
@@ -37,6 +37,8 @@ class Rollout:
     reasons: tuple[Reason, ...] = ()
     begin: tuple[str, ...] = ()
     room: int = 0
+    mend: tuple[str, ...] = ()
+    mend_room: int = 0
 
 
 def rollout(found: Survey, marked: Collection[NodeNow], settings: Settings) -> Optional[Rollout]:
@@ -53,10 +55,11 @@ def rollout(found: Survey, marked: Collection[NodeNow], settings: Settings) -> O
         if each.stage == FAILED and name in found.goals and found.goals[name].driver == each.driver
     ]
     stop = _stopped(limit, failed, settings)
-    mend = [name for name in found.ready if name in found.down and name not in states]
-    others = found.down - set(mend)
-    room = 0 if stop else max(0, limit - len(taken | others))
-    more = [stop] if stop else _full(room, limit, others, taken)
+    begin = [name for name in found.ready if name not in states]
+    mend = [name for name in begin if name in found.down]
+    room = 0 if stop else max(0, limit - len(taken | found.down))
+    mend_room = 0 if stop else max(0, limit - len(taken | (found.down - set(mend))))
+    more = [stop] if stop else _full(mend_room if mend else room, limit, found.down - set(mend), taken)
     return Rollout(
         nodes=len(found.goals),
         done=found.done,
@@ -64,8 +67,10 @@ def rollout(found: Survey, marked: Collection[NodeNow], settings: Settings) -> O
         in_progress=tuple(each for each in shown if each.stage != FAILED),
         failed=tuple(each for each in shown if each.stage == FAILED),
         reasons=(*(more if found.waiting else ()), *found.reasons),
-        begin=tuple(mend or (name for name in found.ready if name not in states)),
+        begin=tuple(name for name in begin if name not in mend),
         room=room,
+        mend=tuple(mend),
+        mend_room=mend_room,
     )
 
 
