@@ -223,6 +223,26 @@ def test_what_changes_the_pod(change: Dict[str, Any]) -> None:
     assert template(evolve(FULL, **change)) != template(FULL)
 
 
+def test_only_prebuilds_have_a_login_that_may_push() -> None:
+    """`push_auth_secret` is mounted in the Job, at the place of the nodes' login, and nowhere else."""
+    driver = evolve(FULL, push_auth_secret="push")
+    (pod,) = (
+        each["spec"]["template"]["spec"] for each in of_kind(plan_objects(plan_for(driver), driver), "Job")
+    )
+    (login,) = (each["secret"] for each in pod["volumes"] if each["name"] == "registry-login")
+    assert login == {"secretName": "push"}
+    assert template(driver) == template(FULL) and driver.secrets == FULL.secrets
+
+
+def test_what_may_run_on_tainted_nodes() -> None:
+    """A Job may have GPU nodes only, the controller none but tainted ones: all pods have the tolerations."""
+    gpu = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    found = render(plan_for(FULL), FULL)
+    for kind in ("DaemonSet", "Job", "Deployment"):
+        pod = of_kind(found, kind)[0]["spec"]["template"]["spec"]
+        assert pod["tolerations"] == [gpu, *FULL.tolerations], kind
+
+
 def maps(driver: Driver) -> Dict[str, Dict[str, str]]:
     return {each["metadata"]["name"]: each["data"] for each in config_maps(driver)}
 

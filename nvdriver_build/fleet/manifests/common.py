@@ -95,6 +95,12 @@ def registry_volumes(driver: Driver) -> tuple[list[Object], list[Object]]:
     return volumes, mounts
 
 
+def tolerations(driver: Driver) -> list[Object]:
+    """Of all our pods: a Job may have only GPU nodes of its architecture."""
+    gpu = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    return [gpu, *(dict(each) for each in driver.tolerations)]
+
+
 def pull_secrets(driver: Driver) -> Object:
     """Part of a pod's spec."""
     return (

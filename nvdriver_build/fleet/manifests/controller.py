@@ -20,6 +20,7 @@ from nvdriver_build.fleet.manifests.common import (
     mount,
     own,
     pull_secrets,
+    tolerations,
     variable,
     variables,
 )
@@ -92,6 +93,7 @@ def _pod(driver: Driver, overrides: Mapping[str, str], chosen: Mapping[str, str]
         "terminationGracePeriodSeconds": _GRACE,
         "priorityClassName": "system-cluster-critical",
         "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": tolerations(driver),
         "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [apart]}},
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         **pull_secrets(driver),

@@ -44,11 +44,12 @@ class Driver:
 
     `name` begins the names of all objects and is who manages them. `env` are settings of docs/contracts.md,
     `parameters` the files of /drivers. `registry` is HOST[:PORT]/REPOSITORY; `registry_ca` and `trust` are
-    certificates (PEM), `registry_auth_secret` a Secret with `.dockerconfigjson`, `sign_secret` one with
-    `tls.key`, `tls.crt` and maybe `pin`, `env_secret` one whose keys become environment. `resources` are of
-    both containers, as NVIDIA's operator has it; `tolerations` come on top of nvidia.com/gpu.
-    `prebuild_user` is a user id, where no SCC gives one. `fleet_image` is what `fleet watch` runs in.
-    `upgrade` says how a new driver rolls over the nodes (`fleet.upgrade.Settings`); it changes no pod.
+    certificates (PEM), `registry_auth_secret` a Secret with `.dockerconfigjson`, `push_auth_secret` the one
+    that prebuilds have in its place, `sign_secret` one with `tls.key`, `tls.crt` and maybe `pin`,
+    `env_secret` one whose keys become environment. `resources` are of both containers, as NVIDIA's operator
+    has it; `tolerations` come on top of nvidia.com/gpu, for all pods. `prebuild_user` is a user id, where no
+    SCC gives one. `fleet_image` is what `fleet watch` runs in. `upgrade` says how a new driver rolls over the
+    nodes (`fleet.upgrade.Settings`); it changes no pod.
     """
 
     image: str
@@ -60,6 +61,7 @@ class Driver:
     registry: Optional[str] = None
     registry_ca: Optional[str] = None
     registry_auth_secret: Optional[str] = None
+    push_auth_secret: Optional[str] = None
     trust: Optional[str] = None
     sign_secret: Optional[str] = None
     rdma: bool = False
@@ -74,7 +76,8 @@ class Driver:
 
     def __attrs_post_init__(self) -> None:
         _require(_IMAGE, "image", self.image, "a pull spec, best by digest")
-        for name in ("name", "namespace", "env_secret", "registry_auth_secret", "sign_secret"):
+        secrets = ("env_secret", "registry_auth_secret", "push_auth_secret", "sign_secret")
+        for name in ("name", "namespace", *secrets):
             if getattr(self, name) is not None:
                 _require(_DNS_LABEL, name, getattr(self, name), "a DNS label: small letters, digits, dashes")
         if self.fleet_image is not None:

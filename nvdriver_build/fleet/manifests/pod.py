@@ -18,6 +18,7 @@ from nvdriver_build.fleet.manifests.common import (
     pull_secrets,
     registry_variables,
     registry_volumes,
+    tolerations,
     variable,
     variables,
 )
@@ -91,10 +92,7 @@ def pod_template(wanted: DaemonSetWanted, driver: Driver, contents: Mapping[str,
             "priorityClassName": "system-node-critical",
             "terminationGracePeriodSeconds": _GRACE,
             "nodeSelector": _node_selector(wanted.version, driver),
-            "tolerations": [
-                {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
-                *map(dict, driver.tolerations),
-            ],
+            "tolerations": tolerations(driver),
             "affinity": {"podAntiAffinity": _alone()},
             **pull_secrets(driver),
             "containers": [

@@ -4,6 +4,8 @@ signs and publishes. One after the other, so that no container of the toolkit's 
 
 from __future__ import annotations
 
+from attrs import evolve
+
 from nvdriver_build.fleet.manifests.common import (
     Object,
     made,
@@ -12,6 +14,7 @@ from nvdriver_build.fleet.manifests.common import (
     pull_secrets,
     registry_variables,
     registry_volumes,
+    tolerations,
     variable,
     variables,
 )
@@ -64,6 +67,8 @@ def prebuild_job(wanted: PrebuildWanted, driver: Driver) -> Object:
 
 
 def _pod(wanted: PrebuildWanted, driver: Driver) -> Object:
+    login = driver.push_auth_secret or driver.registry_auth_secret
+    driver = evolve(driver, registry_auth_secret=login)
     volumes, mounts = registry_volumes(driver)
     user = (
         {"runAsUser": driver.prebuild_user, "fsGroup": driver.prebuild_user} if driver.prebuild_user else {}
@@ -75,6 +80,7 @@ def _pod(wanted: PrebuildWanted, driver: Driver) -> Object:
         "restartPolicy": "Never",
         "priorityClassName": f"{driver.name}-prebuild",
         "nodeSelector": {"kubernetes.io/arch": PLATFORMS[wanted.arch], "kubernetes.io/os": "linux"},
+        "tolerations": tolerations(driver),
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, **user},
         **pull_secrets(driver),
         "initContainers": [_fill(driver), _build(wanted, driver)],
