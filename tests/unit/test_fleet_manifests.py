@@ -319,6 +319,12 @@ def test_least_rights() -> None:
             assert pod["serviceAccountName"] in accounts
 
 
+def test_a_default_node_selector_keeps_no_driver_away() -> None:
+    """OpenShift adds the cluster's to pods of every namespace that does not say otherwise."""
+    (namespace,) = of_kind(access_objects(PLAIN), "Namespace")
+    assert namespace["metadata"]["annotations"] == {"openshift.io/node-selector": ""}
+
+
 def test_network() -> None:
     """Nobody calls our pods. Without a registry they call nobody; with one its port, the proxy's, DNS and
     the API.

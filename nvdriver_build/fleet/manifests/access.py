@@ -25,6 +25,7 @@ def access_objects(driver: Driver) -> list[Object]:
     """The objects that somebody with the right to do so applies once."""
     namespace = made("v1", "Namespace", driver, driver.namespace, FLEET, namespaced=False)
     namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "privileged"
+    namespace["metadata"]["annotations"] = {"openshift.io/node-selector": ""}  # not the cluster's default one
     accounts = [made("v1", "ServiceAccount", driver, f"{driver.name}-{each}", each) for each in _accounts()]
     rights = [*_driver_rights(driver), *_fleet_rights(driver)]
     return list(map(own, [namespace, *accounts, _scc(driver), *rights, _priority(driver)]))
