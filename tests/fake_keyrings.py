@@ -20,8 +20,8 @@ exit 1
 
 
 def key_line(key_id: str, *, name: str = "A key", flags: str = "I------", uid: int = 0) -> str:
-    """A line of /proc/keys."""
-    return _KEY.format(flags=flags, uid=uid, name=name, id=key_id, short=key_id[-8:])
+    """A line of /proc/keys. A kernel writes no first byte of zero, which one id in 256 has."""
+    return _KEY.format(flags=flags, uid=uid, name=name, id=key_id.removeprefix("00"), short=key_id[-8:])
 
 
 def write_proc_keys(proc: Path, key_ids: Sequence[str], more: str = "") -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
+import pytest
 from api_server import ApiServer
 from upgrade_sim import RELEASES
 from upgrade_world import NODES, SPACE, Machine, World
@@ -22,6 +24,17 @@ from nvdriver_build.fleet.plan import Sets
 
 TICK = 0.05
 IMAGE = "quay.io/example/driver@sha256:0"
+
+
+def _ipv6_loopback() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+needs_ipv6 = pytest.mark.skipif(not _ipv6_loopback(), reason="this machine has no IPv6 loopback")
 PACE = Pace(settled=0.03, most=0.2, resync=60.0, absent=60.0, retry=0.05, again=0.1)
 
 
@@ -169,8 +182,9 @@ def wait_for(what: Callable[[], object], seconds: float = 30.0) -> None:
 def listening(pid: int) -> str:
     """Where a process listens, by its sockets."""
     inodes = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        words = line.split()
-        if words[3] == "0A" and f"socket:[{words[9]}]" in inodes:
-            return f"127.0.0.1:{int(words[1].rpartition(':')[2], 16)}"
+    for table, host in (("tcp", "127.0.0.1"), ("tcp6", "[::1]")):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in inodes:
+                return f"{host}:{int(words[1].rpartition(':')[2], 16)}"
     raise AssertionError("it does not listen")

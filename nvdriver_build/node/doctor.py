@@ -24,7 +24,7 @@ from nvdriver_build.loader.host import Host, driver_modules
 from nvdriver_build.loader.parameters import read_parameters
 from nvdriver_build.node.getting import require_version
 from nvdriver_build.node.look import Kernel, kernel_trust, look, source_place
-from nvdriver_build.node.stores import outside
+from nvdriver_build.node.stores import outside, trust
 from nvdriver_build.obtain import UNENFORCED
 from nvdriver_build.signing import ENROLL, TRUST_HINT, read_identity, who
 from nvdriver_build.source import check_archive, open_source
@@ -177,23 +177,27 @@ def _gpu(host: Host) -> Check:
 
 
 def _security(config: Config, host: Host, commands: Commands) -> Check:
-    security, trust = read_security(host.sys), kernel_trust(host, commands)
-    certificate = read_identity(config.sign_key, config.sign_cert, config.sign_pin_file).certificate
-    holds = trust.holds(certificate) if certificate else None
+    security, kernel = read_security(host.sys), kernel_trust(host, commands)
+    own = read_identity(config.sign_key, config.sign_cert, config.sign_pin_file).certificate
+    others = trust(config).certificates
+    signers = (own,) if own else others if config.registry else ()
+    held = [kernel.holds(each) for each in signers]
     words = [
         f"Secure Boot {_word(security.secure_boot)}",
         f"signatures enforced: {_word(security.sig_enforce)}",
         f"lockdown {security.lockdown or 'unknown'}",
+        *(f"{_TRUSTED[known]} {who(each)}" for known, each in zip(held, signers)),
     ]
-    if certificate is not None:
-        words.append(f"{_TRUSTED[holds]} {who(certificate)}")
+    if own is not None:
         words += [] if config.sign_key else ["no key here: sets that it signed are taken from the store"]
-    ok, hint, code = None, None, None
-    if trust.enforced and certificate is None:
-        ok, hint, code = False, UNENFORCED, SigningError.exit_code
-    elif trust.enforced and holds is not None:
-        ok, hint, code = holds, None if holds else ENROLL, None if holds else SigningError.exit_code
-    return Check("security", ok, ", ".join(words), hint, code)
+    elif signers:
+        words.append("sets that one of these signed are taken from the registry")
+    detail, code = ", ".join(words), SigningError.exit_code
+    if kernel.enforced and True in held:  # one of them will do
+        return Check("security", True, detail)
+    if not kernel.enforced or None in held:
+        return Check("security", None, detail)
+    return Check("security", False, detail, ENROLL if signers else UNENFORCED, code)
 
 
 _TRUSTED = {True: "trusts", False: "does not trust", None: "it is not known whether the kernel trusts"}

@@ -115,6 +115,32 @@ def test_whether_the_kernel_trusts_our_certificate(
     assert (broken.ok, broken.code) == (False, 14)
 
 
+def test_whether_the_kernel_trusts_who_publishes(node: FakeHost, rig: FakeToolchain, tmp_path: Path) -> None:
+    """A node with trust and a registry, as in our DaemonSets, takes what is published: one certificate that
+    the kernel trusts will do, none an end. Without a registry there is nothing to take.
+    """
+    rig.program("keyctl", "exit 1")  # this machine's keys are not the node's
+    write_tree(node.root / "sys/module/module/parameters", {"sig_enforce": "Y\n"})
+    old, new = make_identity(tmp_path / "keys", "Old key"), make_identity(tmp_path / "keys", "New key")
+    trusted = tmp_path / "trust.pem"
+    trusted.write_text(old.file.read_text() + new.file.read_text())
+    settings = {"NVDRIVER_TRUST": str(trusted), "NVDRIVER_REGISTRY": str(tmp_path / "shared")}
+    unknown = checks_of(node, rig, **settings)["security"]
+    assert (unknown.ok, unknown.code, "it is not known whether" in unknown.detail) == (None, None, True)
+    write_proc_keys(node.root / "proc", [str(new.certificate.key_id)])
+    good = checks_of(node, rig, **settings)["security"]
+    assert (good.ok, good.hint, good.code) == (True, None, None)
+    assert "does not trust Common Name: Old key" in good.detail
+    assert ", trusts Common Name: New key" in good.detail
+    write_proc_keys(node.root / "proc", [])
+    bad = checks_of(node, rig, **settings)["security"]
+    assert (bad.ok, bad.code, "mokutil --import CERT" in str(bad.hint)) == (False, 14, True)
+    alone = checks_of(node, rig, **{**settings, "NVDRIVER_REGISTRY": ""})["security"]
+    assert (alone.ok, alone.code, "NVDRIVER_SIGN_KEY" in str(alone.hint)) == (False, 14, True)
+    gone = checks_of(node, rig, NVDRIVER_TRUST=str(tmp_path / "gone.pem"))["security"]
+    assert (gone.ok, gone.code) == (False, 14)
+
+
 def test_a_broken_store_is_a_line(node: FakeHost, rig: FakeToolchain) -> None:
     """A store that cannot be is told with 17, and the other checks are made; a support bundle has it, too."""
     checks = checks_of(node, rig, NVDRIVER_STORE="/etc/passwd/x")

@@ -339,6 +339,12 @@ def test_least_rights() -> None:
             assert pod["serviceAccountName"] in accounts
 
 
+def test_a_default_node_selector_keeps_no_driver_away() -> None:
+    """OpenShift adds the cluster's to pods of every namespace that does not say otherwise."""
+    (namespace,) = of_kind(access_objects(PLAIN), "Namespace")
+    assert namespace["metadata"]["annotations"] == {"openshift.io/node-selector": ""}
+
+
 def test_network() -> None:
     """Nobody calls our pods. Without a registry they call nobody; with one its port, the proxy's, DNS and
     the API.
@@ -347,6 +353,33 @@ def test_network() -> None:
         policy = of_kind(render(plan_for(driver), driver), "NetworkPolicy")[0]["spec"]
         assert "ingress" not in policy and policy["policyTypes"] == ["Ingress", "Egress"]
         assert {port["port"] for rule in policy.get("egress", ()) for port in rule["ports"]} == ports
+
+
+@pytest.mark.parametrize(
+    ("proxy", "port"),
+    [
+        ("http://proxy.example.com:3128", 3128),
+        ("proxy.example.com:3128", 3128),
+        ("http://me:word@proxy.example.com:3128/", 3128),
+        ("me:word@[2001:db8::1]:3128", 3128),
+        ("proxy.example.com", 80),
+        ("http://proxy.example.com", 80),
+        ("http://[2001:db8::1]", 80),
+        ("https://proxy.example.com", 443),
+        ("", None),
+        ("http://proxy.example.com:99999", None),
+        ("http://[proxy", None),
+    ],
+)
+def test_the_way_to_a_proxy(proxy: str, port: Optional[int]) -> None:
+    """Driver, Job and controller may call a proxy, however it is written; what is none opens nothing."""
+    driver = evolve(FULL, registry="registry.example.com/gpu/sets", env={"https_proxy": proxy})
+    policies = of_kind(render(plan_for(driver), driver), "NetworkPolicy")
+    assert len(policies) == 3
+    for each in policies:
+        (_, calls) = each["spec"]["egress"]
+        ports = {wanted["port"] for wanted in calls["ports"]}
+        assert ports - {443, 6443} == {port} - {443, None}
 
 
 def test_nfd_label() -> None:

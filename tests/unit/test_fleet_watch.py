@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 and later")
 
 from api_server import Fault, once
-from fleet_rig import IMAGE, Rig, listening, running, served, wait_for
+from fleet_rig import IMAGE, Rig, listening, needs_ipv6, running, served, wait_for
 from pytest_mock import MockerFixture
 from upgrade_sim import RELEASES
 from upgrade_world import DAEMONSETS, JOBS, NODES, SPACE
@@ -237,7 +237,8 @@ def test_what_secrets_hold_is_no_difference(rig: Rig) -> None:
     assert fleet(rig, "plan", "--diff", "--settings", str(settings)).stdout == ""
 
 
-def test_watch_as_a_program(rig: Rig) -> None:
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", pytest.param("[::1]:0", marks=needs_ipv6)])
+def test_watch_as_a_program(rig: Rig, listen: str) -> None:
     """`fleet watch` answers health and metrics, and a SIGTERM ends it cleanly, its Lease let go."""
     program = [
         sys.executable,
@@ -248,7 +249,7 @@ def test_watch_as_a_program(rig: Rig) -> None:
         "--image",
         IMAGE,
         "--listen",
-        "127.0.0.1:0",
+        listen,
     ]
     environment = {**os.environ, "KUBECONFIG": str(rig.kubeconfig)}
     process = subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True)

@@ -5,6 +5,7 @@ works.
 from __future__ import annotations
 
 from typing import Iterable, Optional
+from urllib.parse import urlsplit
 
 from nvdriver_build.fleet.manifests.common import NAME, Object, made, own
 from nvdriver_build.fleet.manifests.controller import METRICS
@@ -17,12 +18,14 @@ _WRITE = [*_READ, "create", "patch", "delete"]
 _DNS = (53, 5353)
 """The second is that of OpenShift's DNS pods, which a NetworkPolicy sees after the address is translated."""
 _API = (443, 6443)
+_PORTS = {"http": 80, "https": 443}
 
 
 def access_objects(driver: Driver) -> list[Object]:
     """The objects that somebody with the right to do so applies once."""
     namespace = made("v1", "Namespace", driver, driver.namespace, FLEET, namespaced=False)
     namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "privileged"
+    namespace["metadata"]["annotations"] = {"openshift.io/node-selector": ""}  # not the cluster's default one
     accounts = [made("v1", "ServiceAccount", driver, f"{driver.name}-{each}", each) for each in _accounts()]
     rights = [*_driver_rights(driver), *_fleet_rights(driver)]
     return list(map(own, [namespace, *accounts, _scc(driver), *rights, _priority(driver)]))
@@ -165,12 +168,18 @@ def _egress(ports: Iterable[int]) -> list[Object]:
 
 
 def _ports_of(driver: Driver) -> set[int]:
-    """Of the registry and of the proxies, where they name one."""
-    hosts = [(driver.registry or "").partition("/")[0]]
-    hosts += [
-        value.partition("://")[2].partition("/")[0]
-        for name, value in driver.env.items()
-        if name.lower() in ("http_proxy", "https_proxy")
-    ]
-    ports = [host.rpartition(":")[2] for host in hosts if ":" in host]
-    return {int(port) for port in ports if port.isascii() and port.isdigit() and 0 < int(port) < 65536}
+    """Of the registry and of the proxies, each read as it is where it is used."""
+    proxies = [value for name, value in driver.env.items() if name.lower() in ("http_proxy", "https_proxy")]
+    ports = [_port_of(driver.registry or "", "https"), *(_port_of(each, "http") for each in proxies)]
+    return {port for port in ports if port}
+
+
+def _port_of(address: str, scheme: str) -> Optional[int]:
+    """The port that an address names, else that of its scheme, which is `scheme` where it has none; None
+    where it is no address.
+    """
+    try:
+        found = urlsplit(address if "://" in address else f"{scheme}://{address}")
+        return (found.port or _PORTS.get(found.scheme)) if found.hostname else None
+    except ValueError:
+        return None
