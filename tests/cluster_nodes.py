@@ -128,8 +128,16 @@ class Kubelets:
     def _tell(self, name: str, pod: Document) -> None:
         finite = part(pod, "spec").get("restartPolicy") == "Never"
         conditions = [{"type": "Ready", "status": str(not finite), "lastTransitionTime": now()}]
-        status = {"phase": "Succeeded" if finite else "Running", "startTime": now(), "conditions": conditions}
+        phase = "Succeeded" if finite else "Running"
+        status: Dict[str, Any] = {"phase": phase, "startTime": now(), "conditions": conditions}
+        if not finite:
+            status["containerStatuses"] = [_runs(each) for each in entries(pod, "spec", "containers")]
         self.cluster.call("PATCH", POD.path(self.cluster.space, name, "status"), {"status": status}, MERGE)
+
+
+def _runs(container: Document) -> Dict[str, Any]:
+    told = {"name": container["name"], "image": container["image"], "imageID": "", "restartCount": 0}
+    return {**told, "ready": True, "started": True, "state": {"running": {"startedAt": now()}}}
 
 
 def _ready() -> Dict[str, str]:

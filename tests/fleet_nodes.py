@@ -240,7 +240,7 @@ class ContainerWorld(World):
             self._start(pod, node)
         elif node.running == pod.name and node.ready:
             pod.phase, pod.kernel = "ready", machine.kernel
-        self._set_ready(pod, pod.phase == "ready")
+        self._tell_pod(pod, ready=pod.up, started=pod.up)
 
     def _start(self, pod: PodState, node: RealNode) -> None:
         words = pod.name, self.specs[pod.name], self._toolkit(pod.toolkit), self.contents()
