@@ -11,7 +11,8 @@ NvdriverError                 1   a bug, if nothing more precise was raised
 ├── FitError                  13  modules do not fit the kernel
 │   └── ModuleFormatError     13  a file is not a kernel module that can be trusted
 ├── SigningError              14  signature missing or not accepted
-│   └── CannotVerify          14  nothing is known of a signature: it could not be looked at
+│   ├── CannotVerify          14  nothing is known of a signature: it could not be looked at
+│   └── NoSigningKey          14  only signed modules are taken, and nothing here can sign
 ├── LoadError                 15  the kernel did not take the modules
 ├── InUseError                16  the driver is in use
 ├── StoreError                17  store or registry
@@ -110,6 +111,10 @@ class SigningError(NvdriverError):
 
 class CannotVerify(SigningError):
     """A signature could not be looked at: no program for it, no space, no time."""
+
+
+class NoSigningKey(SigningError):
+    """The kernel takes signed modules only; there is no signed set, and no key here to sign one."""
 
 
 class LoadError(NvdriverError):

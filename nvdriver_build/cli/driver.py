@@ -162,8 +162,7 @@ def _print(document: dict[str, Any]) -> None:
     )
     say(f"stages:         {timings or '-'}")
     _print_progress(run_document, document["heartbeat_age"])
-    error = run_document.get("error")
-    if error:
+    for error in filter(None, (run_document.get("peermem_error"), run_document.get("error"))):
         say(f"error:          {error['message']}")
         say(f"hint:           {error['hint'] or '-'}")
 

@@ -9,7 +9,7 @@ import click
 
 from nvdriver_build import readiness
 from nvdriver_build.cli import say
-from nvdriver_build.config import host_modules, read_config
+from nvdriver_build.config import host_modules, read_config, run_dir
 from nvdriver_build.loader.host import Host
 
 
@@ -35,7 +35,7 @@ def reload() -> None:
     kernel = RunningKernel.read(host.proc, os.uname().machine)
     Peermem(
         place=MofedPlace(host, on_host=config.host_mofed),
-        ctr_ready=readiness.Readiness(config.run_dir).ctr_ready,
+        readiness=readiness.Readiness(config.run_dir),
         arch=kernel.arch,
         release=kernel.release,
         commands=SystemCommands(config.path, flag.check),
@@ -48,7 +48,7 @@ def reload() -> None:
 @peermem.command()
 def probe() -> None:
     """Exit 0 or 1, with one line why: where MOFED is loaded, nvidia-peermem has to be."""
-    verdict = readiness.peermem(Host())
+    verdict = readiness.peermem(readiness.Readiness(run_dir()), Host())
     say(verdict.why)
     if not verdict.ok:
         raise click.exceptions.Exit(1)

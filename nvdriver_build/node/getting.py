@@ -12,13 +12,13 @@ from attrs import frozen
 from nvdriver_build.commands import Commands
 from nvdriver_build.config import Config
 from nvdriver_build.elf import ModuleFacts
-from nvdriver_build.errors import HeadersError, SourceError, ToolkitError
+from nvdriver_build.errors import HeadersError, NoSigningKey, SourceError, ToolkitError
 from nvdriver_build.files import publish, read_plain
 from nvdriver_build.fit import UNFIT
 from nvdriver_build.kernel import prove, target_from_headers
 from nvdriver_build.loader.devices import mellanox_present
 from nvdriver_build.loader.host import DRIVER
-from nvdriver_build.mofed import Peers
+from nvdriver_build.mofed import PEERMEM, Peers
 from nvdriver_build.node.look import Describe, Kernel, kernel_trust, module_kind, source_place
 from nvdriver_build.node.peermem import MofedPlace, Patience, wait_for_mofed
 from nvdriver_build.node.status import Reporter
@@ -112,13 +112,17 @@ class Ways:
             )
             nvidia = next(facts for facts in obtained.set.read() if facts.name == DRIVER)
             peers = Peers(mofed, nvidia)
-            beside = obtain(
-                wish.peermem(peers.symvers, mofed.sha256),
-                store,
-                self.commands,
-                elsewhere=elsewhere,
-                outside=others,
-            )
+            try:
+                beside = obtain(
+                    wish.peermem(peers.symvers, mofed.sha256),
+                    store,
+                    self.commands,
+                    elsewhere=elsewhere,
+                    outside=others,
+                )
+            except NoSigningKey as error:
+                _leave_out(error, report)
+                return Driver(obtained.set)
             _told(beside)
             (peermem,) = beside.set.read()
             fit = peers.check(
@@ -205,6 +209,17 @@ class Ways:
             hint="ImageStream driver-toolkit in namespace openshift should have a tag of that name; or put a "
             "set into the store. Nothing is installed from package repositories",
         )
+
+
+def _leave_out(error: NoSigningKey, report: Reporter) -> None:
+    """Say that the driver comes up without nvidia-peermem: a node that cannot sign it keeps its GPUs."""
+    left_out = NoSigningKey(
+        f"{PEERMEM} is left out, there is no GPUDirect RDMA on this node: {error.message}",
+        hint=f"{PEERMEM} is built and signed on the node, against its MOFED: give it NVDRIVER_SIGN_KEY and "
+        "NVDRIVER_SIGN_CERT; or set GPU_DIRECT_RDMA_ENABLED=false",
+    )
+    _log.warning(left_out.message, hint=left_out.hint)
+    report.tell(peermem_error=left_out.document())
 
 
 def _told_only(act: Callable[[], None]) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Mapping, Optional
 
 import structlog
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from nvdriver_build.commands import Commands
 from nvdriver_build.elf import ModuleFacts, read_module
@@ -24,6 +24,7 @@ from nvdriver_build.loader.kernel_log import Journal
 from nvdriver_build.loader.load import load
 from nvdriver_build.loader.root import ModuleRoot
 from nvdriver_build.mofed import CLIENT_SYMBOLS, PEERMEM, Mofed, find_mofed
+from nvdriver_build.readiness import Readiness
 
 LIMIT = 900.0
 """Seconds that MOFED may take, whose container compiles too. The operator's startup probe gives us 1260."""
@@ -133,7 +134,7 @@ class Peermem:
     """Keeps nvidia-peermem loaded. `modules` is the module root, as paths are inside `driver_root`."""
 
     place: MofedPlace
-    ctr_ready: Path
+    readiness: Readiness
     arch: str
     release: str
     commands: Commands
@@ -141,6 +142,7 @@ class Peermem:
     patience: Patience
     driver_root: Path = Path("/run/nvidia/driver")
     modules: Path = Path("/run/nvdriver-build/modules")
+    _told: Optional[Mapping[str, Any]] = field(init=False, default=None)
 
     def run(self) -> None:
         """Until a signal, which is raised as Stopped; LoadError or FitError where it cannot be loaded."""
@@ -158,6 +160,10 @@ class Peermem:
             raise LoadError(
                 f"nvidia-peermem was not loaded in {self.patience.limit:g} s: {why}", hint=_MOFED_HINT
             )
+        left_out = self._left_out()
+        if left_out is not None:
+            self._tell(left_out)
+            return
         facts = self._module()
         self._require_same_mofed(facts)
         root = DriversRoot(self.modules, self.release, {MODULE: facts.build_id}, (), self.driver_root)
@@ -166,11 +172,24 @@ class Peermem:
 
     def _lacking(self) -> Optional[str]:
         """modprobe would bring nvidia back: it has to be there, and the driver's container at peace."""
-        if not self.ctr_ready.exists():
-            return f"the driver is not ready: {self.ctr_ready} is not there"
+        if self._left_out() is not None:
+            return None
+        if not self.readiness.ctr_ready.exists():
+            return f"the driver is not ready: {self.readiness.ctr_ready} is not there"
         if not _is_live(self.place.host, DRIVER):
             return f"{DRIVER} is not loaded"
         return self.place.lacking()
+
+    def _left_out(self) -> Optional[Mapping[str, Any]]:
+        """Why the driver came up without nvidia-peermem; None where it has it, or is not that far."""
+        status = self.readiness.read_status()
+        return status.peermem_error if status else None
+
+    def _tell(self, error: Mapping[str, Any]) -> None:
+        """Once: there is nothing to load until the driver's container has started anew."""
+        if error != self._told:
+            _log.warning("nothing to load", error=error["message"], hint=error["hint"])
+            self._told = error
 
     def _module(self) -> ModuleFacts:
         folder = self.driver_root / self.modules.relative_to("/") / "lib/modules" / self.release / "updates"

@@ -8,7 +8,7 @@ import structlog
 from attrs import evolve
 
 from nvdriver_build.commands import Commands
-from nvdriver_build.errors import SigningError
+from nvdriver_build.errors import NoSigningKey, SigningError
 from nvdriver_build.obtain.fitting import UNENFORCED, require_fit
 from nvdriver_build.obtain.wish import Obtained, Wish
 from nvdriver_build.sets import ModuleSet, Recipe
@@ -28,7 +28,8 @@ def signed(
 ) -> Obtained:
     """What is wanted, signed here, of what `unsigned` gets; unsigned where there is no key and no need.
 
-    SigningError, before anything is compiled, where the kernel would refuse what comes of it.
+    SigningError, before anything is compiled, where the kernel would refuse what comes of it: NoSigningKey
+    where that is for want of a key.
     """
     wish.trust.require(certificate)
     if wish.signer is None:
@@ -61,7 +62,7 @@ def _require_no_need(wish: Wish, certificate: Certificate, recipe: Recipe) -> No
         f"no set for driver {recipe.driver_version} on {recipe.kernel_release} signed by {who(certificate)}"
     )
     if wish.enforced:
-        raise SigningError(
+        raise NoSigningKey(
             f"{what}, no key here to sign one (NVDRIVER_SIGN_KEY), and this kernel takes signed modules only",
             hint=f"let a machine with the key build it for this kernel and publish it; or {UNENFORCED}",
         )

@@ -9,7 +9,7 @@ import structlog
 
 from nvdriver_build.build import Progress
 from nvdriver_build.commands import Commands
-from nvdriver_build.errors import FitError, SigningError
+from nvdriver_build.errors import FitError, NoSigningKey, SigningError
 from nvdriver_build.kernel import Headers, KernelTarget
 from nvdriver_build.obtain.beside import fetch, ordered
 from nvdriver_build.obtain.fitting import UNENFORCED, require_fit
@@ -105,7 +105,7 @@ def _make(
 
 def _require_unenforced(wish: Wish) -> None:
     if wish.enforced:
-        raise SigningError(
+        raise NoSigningKey(
             f"kernel {wish.target.release} takes signed modules only, and what is built here is not signed",
             hint=UNENFORCED,
         )

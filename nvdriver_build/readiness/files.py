@@ -45,12 +45,8 @@ class Features:
 
     def text(self) -> str:
         """The three lines."""
-        flags = {
-            "GDRCOPY_ENABLED": self.gdrcopy,
-            "GDS_ENABLED": self.gds,
-            "GPU_DIRECT_RDMA_ENABLED": self.rdma,
-        }
-        return "".join(f"{name}: {str(value).lower()}\n" for name, value in flags.items())
+        gdrcopy, gds, rdma = (str(flag).lower() for flag in (self.gdrcopy, self.gds, self.rdma))
+        return f"GDRCOPY_ENABLED: {gdrcopy}\nGDS_ENABLED: {gds}\nGPU_DIRECT_RDMA_ENABLED: {rdma}\n"
 
 
 @frozen
@@ -213,8 +209,10 @@ class Readiness:
             self.heartbeat.unlink(missing_ok=True)
 
     def write_ctr_ready(self) -> None:
-        """Say that the container's driver works, and with which features."""
-        self._write(self.ctr_ready, self.features.text())
+        """Say that the container's driver works, and with which features: a validator waits for each."""
+        status = self.read_status()
+        rdma = self.features.rdma and not (status and status.peermem_error)
+        self._write(self.ctr_ready, evolve(self.features, rdma=rdma).text())
 
     def write_status(self, status: Status) -> None:
         """Replace status.json."""

@@ -59,9 +59,14 @@ def readiness(files: Readiness, host: Host) -> Verdict:
     return Verdict(not lacking, "; ".join(lacking) or f"{len(status.modules)} modules are live")
 
 
-def peermem(host: Host) -> Verdict:
-    """Do what NVIDIA's probe_nvidia_peermem does: where mlx5_core is loaded, nvidia-peermem has to be."""
+def peermem(files: Readiness, host: Host) -> Verdict:
+    """Do what NVIDIA's probe_nvidia_peermem does: where mlx5_core is loaded, nvidia-peermem has to be.
+
+    Not where the driver came up without it: a restart of its container would mend nothing.
+    """
     if loaded_module(host, "mlx5_core") is None:
         return Verdict(True, "mlx5_core is not loaded: nothing is asked of nvidia-peermem")
-    lacking = missing(host, {"nvidia_peermem": None})
+    lacking, status = missing(host, {"nvidia_peermem": None}), files.read_status()
+    if lacking and status and status.peermem_error:
+        return Verdict(True, status.peermem_error["message"])
     return Verdict(not lacking, "; ".join(lacking) or "nvidia_peermem is live")

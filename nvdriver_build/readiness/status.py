@@ -40,6 +40,8 @@ class Status:
     """When `ready` became what it is."""
     error: Optional[Mapping[str, Any]] = None
     """The last error: code, kind, message and hint (contracts, section 1)."""
+    peermem_error: Optional[Mapping[str, Any]] = None
+    """Why the driver came up without nvidia-peermem, which was wanted; as `error`."""
 
     def document(self) -> dict[str, Any]:
         """The object that is written."""
@@ -71,6 +73,7 @@ def _sound(status: Status) -> bool:
         (status.timings, ()),
         (status.progress, _PROGRESS),
         (status.error, _ERROR),
+        (status.peermem_error, _ERROR),
     )
     if not all(
         value is None or (isinstance(value, dict) and value.keys() >= {*keys}) for value, keys in maps

@@ -15,6 +15,8 @@ from fake_host import FakeHost
 from fake_toolchain import SYSTEM_PATH, FakeToolchain, module_bytes
 from fake_userland import FakeUserland
 from kernel_trees import RELEASE, SYMBOLS, symvers_text
+from keys import Identity
+from structlog.testing import capture_logs
 from trees import write_tree
 
 from nvdriver_build.cli import logs
@@ -25,6 +27,7 @@ from nvdriver_build.errors import (
     InUseError,
     LoadError,
     NoGpuError,
+    SigningError,
     SourceError,
     Stopped,
     UsageError,
@@ -346,6 +349,64 @@ def test_stub_of_peermem_is_refused(rig: Rig) -> None:
     (rig.toolchain.root / "modules/nvidia-peermem.ko").write_bytes(stub)
     with pytest.raises(FitError, match="it is a stub whose init fails"):
         rig.life(GPU_DIRECT_RDMA_ENABLED="true").run()
+    assert rig.loaded() == []
+
+
+def signed_elsewhere(rig: Rig, ours: Identity) -> dict[str, str]:
+    """A kernel that takes signed modules only, and a registry with the driver's; the settings of both.
+
+    The node has an empty store, and the certificate alone.
+    """
+    write_tree(rig.root / "node/sys/module/module/parameters", {"sig_enforce": "Y\n"})
+    settings = {"NVDRIVER_REGISTRY": str(rig.root / "registry"), "NVDRIVER_TRUST": str(ours.file)}
+    rig.life(rig.stop_when_ready(), **settings, **with_key(ours)).run()
+    shutil.rmtree(rig.root / "store")
+    with_mofed(rig)
+    return {**settings, "GPU_DIRECT_RDMA_ENABLED": "true"}
+
+
+def with_key(identity: Identity) -> dict[str, str]:
+    return {"NVDRIVER_SIGN_KEY": str(identity.key), "NVDRIVER_SIGN_CERT": str(identity.file)}
+
+
+def look_at(rig: Rig) -> Callable[[int], None]:
+    return rig.stop_when_ready(lambda: rig.seen.append((rig.loaded(), rig.readiness.read_status())))
+
+
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_without_a_key_the_driver_comes_up_without_peermem(rig: Rig, ours: Identity, asked_for: bool) -> None:
+    """Nobody can sign it ahead: a node under Secure Boot keeps its GPU, and says what is missing and why."""
+    settings = signed_elsewhere(rig, ours)
+    more = {"NVDRIVER_SIGN_CERT": str(ours.file)} if asked_for else {}
+    with capture_logs() as logs:
+        rig.life(look_at(rig), **settings, **more).run()
+    ((loaded, status),) = rig.seen
+    assert (loaded, status.origin) == (sorted(NAMES), "registry")
+    assert (status.error, status.peermem_error["code"]) == (None, 14)
+    assert "nvidia-peermem is left out" in status.peermem_error["message"]
+    assert "NVDRIVER_SIGN_KEY" in status.peermem_error["hint"]
+    assert not list((rig.root / "modules").rglob("nvidia-peermem.ko"))
+    assert rig.toolchain.make_calls() == 1, "of the one who signs"
+    warned = [log["event"] for log in logs if log["log_level"] == "warning"]
+    assert status.peermem_error["message"] in warned
+
+
+def test_a_key_brings_peermem_also_to_nodes_without_one(rig: Rig, ours: Identity) -> None:
+    """Built and signed on one node it is published: others with the same MOFED take it."""
+    settings = signed_elsewhere(rig, ours)
+    for more in (with_key(ours), {}):
+        rig.life(look_at(rig), **settings, **more).run()
+        shutil.rmtree(rig.root / "store")
+    assert [loaded for loaded, _ in rig.seen] == [sorted([*NAMES, "nvidia_peermem"])] * 2
+    assert [status.peermem_error for _, status in rig.seen] == [None, None]
+
+
+def test_a_key_that_cannot_sign_peermem_ends_the_driver(rig: Rig, ours: Identity, theirs: Identity) -> None:
+    """Only where there is no key is it left out: this one is a mistake, which is told as always."""
+    settings = signed_elsewhere(rig, ours)
+    wrong = {**with_key(ours), "NVDRIVER_SIGN_KEY": str(theirs.key)}
+    with pytest.raises(SigningError, match="cannot be signed"):
+        rig.life(rig.stop_when_ready(), **settings, **wrong).run()
     assert rig.loaded() == []
 
 

@@ -14,7 +14,7 @@ from keys import Identity, make_identity
 from structlog.testing import capture_logs
 from wishes import commands_of, wish_of
 
-from nvdriver_build.errors import HeadersError, SigningError
+from nvdriver_build.errors import HeadersError, NoSigningKey, SigningError
 from nvdriver_build.kernel.keyrings import Keyrings
 from nvdriver_build.obtain import Obtained, obtain
 from nvdriver_build.sets import open_set
@@ -77,6 +77,7 @@ def test_a_certificate_that_the_kernel_refuses_is_told_before_a_build(
     with pytest.raises(SigningError, match=f"Build key .subject key id {ours.certificate.key_id}") as caught:
         get(rig, store, ours, trust=trusting())
     assert "mokutil --import" in str(caught.value.hint)
+    assert not isinstance(caught.value, NoSigningKey)
     assert rig.make_calls() == 0
 
 
@@ -91,7 +92,7 @@ def test_without_a_key_an_enforcing_kernel_gets_nothing(
     rig: FakeToolchain, store: Store, ours: Identity
 ) -> None:
     """Told before a build: which set was looked for, and that nobody here can sign one."""
-    with pytest.raises(SigningError, match=r"no set for driver .* no key here to sign one") as caught:
+    with pytest.raises(NoSigningKey, match=r"no set for driver .* no key here to sign one") as caught:
         get(rig, store, ours, key=False, trust=trusting(ours))
     assert "a machine with the key" in str(caught.value.hint)
     assert rig.make_calls() == 0
@@ -112,7 +113,7 @@ def test_a_kernel_by_its_configuration(rig: FakeToolchain, store: Store, ours: I
     """For a kernel with MODULE_SIG_FORCE, which does not run here, it is signed as well."""
     config = rig.headers / ".config"
     config.write_text(config.read_text() + 'CONFIG_MODULE_SIG_FORCE=y\nCONFIG_MODULE_SIG_HASH="sha512"\n')
-    with pytest.raises(SigningError, match="takes signed modules only"):
+    with pytest.raises(NoSigningKey, match="takes signed modules only"):
         obtain(wish_of(rig), store, commands_of(rig))
     assert rig.make_calls() == 0
     made = get(rig, store, ours)

@@ -12,9 +12,10 @@ from fake_host import FakeHost
 from structlog.testing import capture_logs
 from trees import write_tree
 
-from nvdriver_build.errors import FitError, HeadersError, HeadersMismatch, LoadError, Stopped
+from nvdriver_build.errors import FitError, HeadersError, HeadersMismatch, LoadError, NoSigningKey, Stopped
 from nvdriver_build.loader.kernel_log import Reader
 from nvdriver_build.node.peermem import MofedPlace, Patience, Peermem, wait_for_mofed
+from nvdriver_build.readiness import Readiness, Status
 from nvdriver_build.readiness import peermem as probe
 
 RELEASE = "5.14.0-427.13.1.el9_4.x86_64"
@@ -57,7 +58,9 @@ class Rig:
     def __init__(self, root: Path) -> None:
         self.node = FakeHost(root / "node")
         self.mofed = write_tree(root / "mofed", {".driver-ready": "", f"{OFA}/Module.symvers": symvers()})
-        self.ready = write_tree(root / "run", {"ctr-ready": ""}) / "ctr-ready"
+        self.readiness = Readiness(root / "run")
+        self.ready = self.readiness.ctr_ready
+        write_tree(self.ready.parent, {self.ready.name: ""})
         self.clock = Clock(end=50)
         self.node.module("nvidia", used=0)
         self.node.pci("0000:07:00.0", vendor="0x15b3", device="0x1021", pci_class="0x020700")
@@ -69,6 +72,12 @@ class Rig:
         self.module = write_tree(updates, {"nvidia-peermem.ko": content}) / "nvidia-peermem.ko"
         self.driver_root = root / "driver"
 
+    def leave_out(self) -> None:
+        """The driver's container has come up without nvidia-peermem: it could not be signed."""
+        self.module.unlink(missing_ok=True)
+        error = NoSigningKey("nvidia-peermem is left out", hint="a key")
+        self.readiness.write_status(Status(peermem_error=error.document()))
+
     @property
     def place(self) -> MofedPlace:
         return MofedPlace(self.node.host, self.mofed)
@@ -76,7 +85,7 @@ class Rig:
     def run(self, place: Optional[MofedPlace] = None) -> None:
         Peermem(
             place=place or self.place,
-            ctr_ready=self.ready,
+            readiness=self.readiness,
             arch="x86_64",
             release=RELEASE,
             commands=self.node.commands,
@@ -174,6 +183,29 @@ def test_driver_without_peermem(rig: Rig) -> None:
     assert "GPU_DIRECT_RDMA_ENABLED must be true" in str(caught.value.hint)
 
 
+def test_driver_that_came_up_without_peermem(rig: Rig) -> None:
+    """It is said once, with what mends it, and waited: nothing is loaded, and no limit ends the container."""
+    rig.clock.at = {10: rig.ready.unlink, 20: (rig.mofed / ".driver-ready").unlink}
+    rig.leave_out()
+    rig.clock.end = 1000
+    with capture_logs() as logs:
+        assert rig.runs_until_signal() == []
+    assert [(log["error"], log["hint"]) for log in logs] == [("nvidia-peermem is left out", "a key")]
+
+
+def test_a_driver_that_comes_back_with_peermem_has_it_loaded(rig: Rig) -> None:
+    """The key was given, and the driver's container started anew: this one goes on by itself."""
+    content = rig.module.read_bytes()
+    rig.ready.unlink()
+
+    def come_back() -> None:
+        rig.readiness.write_status(Status())
+        rig.module.write_bytes(content)
+
+    rig.clock.at = {5: rig.leave_out, 20: come_back, 30: rig.ready.touch}
+    assert len([line for line in rig.runs_until_signal() if line.startswith("modprobe")]) == 1
+
+
 def test_modprobe_fails(rig: Rig) -> None:
     """What modprobe says is told by its cause."""
     rig.node.say("nvidia_peermem", "modprobe: ERROR: could not insert: Operation not permitted")
@@ -261,11 +293,19 @@ def test_mofed_of_the_host_by_its_own_root(rig: Rig) -> None:
 
 def test_probe(rig: Rig) -> None:
     """As NVIDIA's: nothing is asked before mlx5_core is there, and then nvidia-peermem has to be live."""
-    assert probe(rig.node.host).ok
+    files, host = rig.readiness, rig.node.host
+    assert probe(files, host).ok
     rig.node.module("mlx5_core")
-    assert probe(rig.node.host) == (False, "nvidia_peermem is not loaded")
+    assert probe(files, host) == (False, "nvidia_peermem is not loaded")
     rig.node.module("nvidia_peermem", state="coming")
-    assert probe(rig.node.host) == (False, "nvidia_peermem is coming, not live")
+    assert probe(files, host) == (False, "nvidia_peermem is coming, not live")
     rig.node.module("mlx4_core")
     (rig.node.modules / "nvidia_peermem/initstate").write_text("live\n")
-    assert probe(rig.node.host) == (True, "nvidia_peermem is live")
+    assert probe(files, host) == (True, "nvidia_peermem is live")
+
+
+def test_probe_of_a_driver_without_peermem(rig: Rig) -> None:
+    """No restart of its container would mend that: the answer is yes, and says what is missing."""
+    rig.node.module("mlx5_core")
+    rig.leave_out()
+    assert probe(rig.readiness, rig.node.host) == (True, "nvidia-peermem is left out")

@@ -19,7 +19,7 @@ from fake_host import FakeHost
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvdriver_build.errors import InUseError, UsageError
+from nvdriver_build.errors import InUseError, NoSigningKey, UsageError
 from nvdriver_build.readiness import Features, Readiness, Status, liveness, readiness, startup
 from nvdriver_build.readiness.probes import STALE
 from nvdriver_build.readiness.status import parse_status
@@ -69,6 +69,7 @@ def test_announced_driver_has_the_contracts_files(files: Readiness) -> None:
         "ready": True,
         "since": None,
         "error": None,
+        "peermem_error": None,
     }
     assert found == {
         "nvidia-driver.state": "1234\n",
@@ -90,6 +91,14 @@ def test_ready_files_are_as_others_write_them(files: Readiness) -> None:
         "NVIDIA_DEV_ROOT=/run/nvidia/driver\nDEV_ROOT_CTR_PATH=/driver-root\n"
     )
     assert "nvidia-driver.state" not in found
+
+
+def test_a_driver_without_peermem_does_not_say_that_it_has_it(files: Readiness) -> None:
+    """The operator's validator would wait for the module, and keep the GPU from everybody meanwhile."""
+    ours = evolve(files, features=Features(rdma=True))
+    ours.announce(evolve(LIVE, peermem_error=NoSigningKey("left out").document()))
+    ours.write_ctr_ready()
+    assert "GPU_DIRECT_RDMA_ENABLED: false\n" in ours.ctr_ready.read_text()
 
 
 def test_withdrawn_driver_is_not_ready(files: Readiness) -> None:
@@ -359,6 +368,7 @@ def test_status_is_ready_only_while_that_is_announced(files: Readiness) -> None:
                 '"progress": {"done": 1, "total": 2, "elapsed": null}',
                 '"error": "no"',
                 '"error": {"message": "no"}',
+                '"peermem_error": {"message": "no"}',
             )
         ),
     ],
