@@ -92,10 +92,12 @@ class Crash(BaseException):
 class Registry:
     """`Sets` of a world."""
 
+    asks = True
+
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def has(self, kernel: str, arch: str) -> Optional[bool]:
+    def has(self, kernel: str, arch: str, built: bool = False) -> Optional[bool]:
         return (kernel, arch) in self.world.registry
 
     def reasons(self) -> Tuple[Reason, ...]:

@@ -61,7 +61,8 @@ class Recorded(Simulation):
                 nodes={name: _state(world, each) for name, each in world.machines.items()},
                 tags=frozenset(world.stream),
                 daemonsets=frozenset(each["metadata"]["annotations"][LABEL] for each in world.daemonsets()),
-                prebuilding=any(group.state == "prebuilding" for group in plan.groups) if plan else False,
+                prebuilding=plan is not None
+                and any(group.coming and group.state == "prebuilding" for group in plan.groups),
                 prebuilt=(NEW.kernel("x86_64"), "x86_64") in world.registry,
                 status=(plan, world.daemonsets()),
             )

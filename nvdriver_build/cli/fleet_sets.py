@@ -49,11 +49,14 @@ Kernel = tuple[str, str]
 
 @define
 class _Answer:
-    """What is known of one kernel; `asked` is when it was asked for last."""
+    """What is known of one kernel; `asked` is when it was asked for last, `since_built` whether `there`
+    was asked for after a Job had built it.
+    """
 
     there: Optional[bool] = None
     asked: Optional[float] = None
     pending: bool = False
+    since_built: bool = False
     trouble: Optional[NvdriverError] = None
 
 
@@ -68,30 +71,32 @@ class RegistrySets:
     may raise then.
     """
 
+    asks = True
+
     look: Callable[[str, str], bool]
     patience: float = PATIENCE
     changed: Callable[[], None] = lambda: None
     check: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
     _answers: dict[Kernel, _Answer] = field(factory=dict)
-    _wanted: list[Kernel] = field(factory=list)
+    _wanted: list[tuple[Kernel, bool]] = field(factory=list)
     _changes: threading.Condition = field(factory=threading.Condition)
     _running: bool = False
     _overdue: bool = False
     _waiting: Optional[Kernel] = None
 
-    def has(self, kernel: str, arch: str) -> Optional[bool]:
-        """Whether a set is there; None where that is not known (yet)."""
+    def has(self, kernel: str, arch: str, built: bool = False) -> Optional[bool]:
+        """Whether a set is there; None where that is not known (yet), also since a Job has `built` it."""
         with self._changes:
             answer = self._answers.setdefault((kernel, arch), _Answer())
-            first = answer.asked is None
-            if self._due(answer):
-                self._ask((kernel, arch), answer)
+            first, old = answer.asked is None, built and not answer.since_built and answer.there is False
+            if self._due(answer) or (old and not answer.pending):
+                self._ask((kernel, arch), answer, built)
             if first:
                 self._waiting = (kernel, arch)
                 self._wait(answer)
                 self._waiting = None
-            return answer.there
+            return None if old else answer.there
 
     def reasons(self) -> tuple[Reason, ...]:
         """Why an answer could not be had, each said once."""
@@ -105,9 +110,9 @@ class RegistrySets:
             return not answer.pending
         return self.clock() - answer.asked >= (KEPT if answer.there and answer.trouble is None else AGE)
 
-    def _ask(self, kernel: Kernel, answer: _Answer) -> None:
+    def _ask(self, kernel: Kernel, answer: _Answer, built: bool) -> None:
         answer.asked, answer.pending = self.clock(), True
-        self._wanted.append(kernel)
+        self._wanted.append((kernel, built))
         if not self._running:
             self._running = True
             threading.Thread(target=self._work, name="registry", daemon=True).start()
@@ -127,10 +132,11 @@ class RegistrySets:
                 if not self._wanted:
                     self._running = False
                     return
-                kernel = self._wanted.pop(0)
+                kernel, built = self._wanted.pop(0)
             there, trouble = self._looked(kernel)
             with self._changes:
                 new = self._keep(kernel, there, trouble)
+                self._answers[kernel].since_built = built
                 self._changes.notify_all()
             if new:
                 self.changed()

@@ -145,10 +145,12 @@ def test_a_driver_in_another_namespace(rig: Rig, labels: Dict[str, str], space: 
 class Known:
     """`Sets` that has one more kernel each time that it is told."""
 
+    asks = True
+
     def __init__(self) -> None:
         self.there: List[str] = []
 
-    def has(self, kernel: str, arch: str) -> Optional[bool]:
+    def has(self, kernel: str, arch: str, built: bool = False) -> Optional[bool]:
         return kernel in self.there
 
     def reasons(self) -> List[Any]:

@@ -237,10 +237,13 @@ def test_only_prebuilds_have_a_login_that_may_push() -> None:
 def test_what_may_run_on_tainted_nodes() -> None:
     """A Job may have GPU nodes only, the controller none but tainted ones: all pods have the tolerations."""
     gpu = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
-    found = render(plan_for(FULL), FULL)
+    everything = ({"operator": "Exists"}, {"key": "node.kubernetes.io/unschedulable", "operator": "Exists"})
+    driver = evolve(FULL, tolerations=(*FULL.tolerations, *everything))
+    found = render(plan_for(driver), driver)
     for kind in ("DaemonSet", "Job", "Deployment"):
         pod = of_kind(found, kind)[0]["spec"]["template"]["spec"]
-        assert pod["tolerations"] == [gpu, *FULL.tolerations], kind
+        more = everything if kind == "DaemonSet" else ()  # a Job on a dead node would hang there
+        assert pod["tolerations"] == [gpu, *FULL.tolerations, *more], kind
 
 
 def maps(driver: Driver) -> Dict[str, Dict[str, str]]:

@@ -41,10 +41,12 @@ NAMES = {version: f"nvdriver-build-{version.replace('.', '-')}" for version in (
 class Registry:
     """Has sets for these kernels, and knows that it has no others."""
 
+    asks = True
+
     def __init__(self, *kernels: str) -> None:
         self.kernels = kernels
 
-    def has(self, kernel: str, arch: str) -> Optional[bool]:
+    def has(self, kernel: str, arch: str, built: bool = False) -> Optional[bool]:
         return kernel in self.kernels
 
     def reasons(self) -> List[Reason]:
@@ -316,7 +318,7 @@ def test_prebuild_of_an_unknown_kernel() -> None:
 )
 def test_life_of_a_prebuild(state: str, told: str, wanted: bool) -> None:
     """The state is the Job's; one that failed is not tried again by itself, and its hint says how."""
-    key = prebuild_key(Options(), image(V2), "standard", "x86_64")
+    key = prebuild_key(Options(), image(V2), "standard", "x86_64", None)
     plan = plan_of([node("a")], imagestream(V1, V2), jobs=[job(key, state, message="deadline")])
     group = plan.groups[1]
     assert (group.state, group.prebuild, bool(plan.prebuilds)) == (told, wanted, wanted)
@@ -325,40 +327,65 @@ def test_life_of_a_prebuild(state: str, told: str, wanted: bool) -> None:
         assert "deadline" in group.reasons[-1].message and "delete job prebuild-1" in group.reasons[-1].hint
 
 
+class Silent(Registry):
+    """It does not answer."""
+
+    def has(self, kernel: str, arch: str, built: bool = False) -> Optional[bool]:
+        return None
+
+
 @pytest.mark.parametrize(
-    ("sets", "possible", "job_state", "told", "wanted"),
+    ("sets", "possible", "job_state", "state", "told", "wanted"),
     [
-        (Registry(), True, None, ["PrebuildWanted", "BuildsOnNode"], True),
-        (Registry(), True, "active", ["PrebuildRuns"], True),
-        (Registry(), True, "failed", ["PrebuildFailed", "BuildsOnNode"], False),
-        (Registry(), False, None, ["BuildsOnNode"], False),
-        (None, True, None, ["BuildsOnNode"], False),
+        (Registry(), True, None, "prebuild wanted", "PrebuildWanted", True),
+        (Registry(), True, "active", "prebuilding", "Prebuilding", True),
+        (Registry(), True, "failed", "prebuild failed", "PrebuildFailed", False),
+        (Registry(), True, "done", "prebuild wanted", "PrebuildGone", True),
+        (Silent(), True, "done", "set available", "SetThere", False),
+        (Registry(), False, None, "can build", "BuildsOnNode", False),
+        (Silent(), True, None, "can build", "BuildsOnNode", False),
+        (None, True, None, "can build", "BuildsOnNode", False),
     ],
-    ids=["lacking", "running", "failed", "nowhere to publish to", "not known"],
+    ids=["lacking", "running", "failed", "gone", "built", "nowhere to publish to", "not known", "not asked"],
 )
 def test_a_job_builds_for_nodes_that_are_there(
-    sets: Optional[Registry], possible: bool, job_state: Optional[str], told: List[str], wanted: bool
+    sets: Optional[Registry], possible: bool, job_state: Optional[str], state: str, told: str, wanted: bool
 ) -> None:
     """A first installation, or another driver: where the registry says that it has no set a Job builds it,
-    since nodes have no key; until then each builds for itself.
+    since nodes have no key. Until it is there, or as long as that may still turn out, they keep their driver.
     """
-    key = prebuild_key(Options(), image(V1), "standard", "x86_64")
+    key = prebuild_key(Options(), image(V1), "standard", "x86_64", K1)
     jobs = [job(key, job_state)] if job_state else []
     cluster = cluster_facts([node("a")], imagestream(V1), jobs=jobs)
     plan = make_plan(cluster, Options(prebuild=possible), sets)
     group = only(plan)
-    assert (group.state, codes(group.reasons)) == ("can build", told)
+    assert (group.state, codes(group.reasons)) == (state, [told])
     assert [(each.version, each.kernel, each.key) for each in plan.prebuilds] == (
         [(V1, K1, key)] if wanted else []
     )
-    assert not group.blocked and plan.remove_jobs == ()
+    waits = state.startswith("prebuild") or (possible and isinstance(sets, Silent) and job_state is None)
+    assert group.unbuilt is waits
+    assert plan.remove_jobs == ()
+
+
+def test_each_kernel_has_a_job_of_its_own() -> None:
+    """Two kernels of one version (a patched pool) with one toolkit for both: what one Job built is no word
+    about the other.
+    """
+    nodes = [node("a"), node("b", V1, K1.replace(".el9", ".99.el9"))]
+    other = Options(overrides={V1: "quay.io/dtk"})
+    first = make_plan(cluster_facts(nodes, imagestream(V1)), other, Registry())
+    assert len({each.name for each in first.prebuilds}) == len({each.key for each in first.prebuilds}) == 2
+    done = job(first.prebuilds[0].key, "done")
+    after = make_plan(cluster_facts(nodes, imagestream(V1), jobs=[done]), other, Silent())
+    assert sorted(group.state for group in after.groups) == ["can build", "set available"]
 
 
 def test_prebuild_is_remembered() -> None:
     """Once nodes run the version, its Job says that a set is there; a Job of another driver or version
     goes.
     """
-    key = prebuild_key(Options(), image(V2), "standard", "x86_64")
+    key = prebuild_key(Options(), image(V2), "standard", "x86_64", K2)
     jobs = [job(key, "done"), job("other", "active", name="old")]
     plan = plan_of([node("a", V2)], imagestream(V1, V2), jobs=jobs)
     assert only(plan).state == "set available" and plan.remove_jobs == ("old",)

@@ -232,6 +232,22 @@ def test_once_a_minute_and_then_once_an_hour() -> None:
     assert len(looks.made) == 4
 
 
+def test_what_was_asked_before_it_was_built() -> None:
+    """Once a Job has built it, an answer from before does not count: it is asked for again at once."""
+    looks, now = Looks(), [0.0]
+    sets = RegistrySets(looks, clock=lambda: now[0])
+    assert sets.has("a", "x") is False
+    looks.go.clear()
+    assert [sets.has("a", "x", built=True) for _ in range(3)] == [None] * 3
+    looks.go.set()
+    settled(sets)
+    assert sets.has("a", "x", built=True) is False and len(looks.made) == 2
+    now[0], looks.there = AGE, {"a": True}
+    sets.has("a", "x", built=True)
+    settled(sets)
+    assert sets.has("a", "x", built=True) is True and len(looks.made) == 3
+
+
 def test_a_registry_that_hangs() -> None:
     """A round waits for the first answer, once, and for no other one meanwhile; what comes late counts."""
     looks = Looks()

@@ -339,12 +339,12 @@ def test_each_node_is_tried_before_it_is_too_late() -> None:
     assert patch(now(state(age=1801), components=on)).code == "UpgradePaused"
 
 
-def test_nodes_whose_modules_are_being_built_wait() -> None:
-    """None is begun, those under way wait, and it is told."""
-    drivers = {VERSION: ("new", True)}
-    found = survey([facts("a"), facts("b", upgrade=state().text())], {"a": [Pod()]}, drivers, {VERSION})
-    assert (found.ready, found.waiting, [each.code for each in found.reasons]) == ((), 1, ["UpgradeBuilds"])
-    assert isinstance(step(now(state(REPLACING)), found.goals["b"]), Wait)
+def test_nodes_whose_modules_have_still_to_be_built() -> None:
+    """None of them is begun, and it is told; others are."""
+    drivers, nodes = {VERSION: ("new", True)}, [facts("a"), facts("b")]
+    found = survey(nodes, {"a": [Pod()], "b": [Pod()]}, drivers, {"a"})
+    assert (found.ready, found.waiting) == (("b",), 2)
+    assert [each.code for each in found.reasons] == ["UpgradeUnbuilt"]
 
 
 @pytest.mark.parametrize(

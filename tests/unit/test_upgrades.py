@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import pytest
 
@@ -16,7 +16,7 @@ pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 an
 import structlog
 from hypothesis import given, settings
 from upgrade_scripts import SCENARIOS, scripts
-from upgrade_sim import Script, Simulation, Step, run
+from upgrade_sim import Registry, Script, Simulation, Step, run
 
 pytestmark = pytest.mark.once
 UPGRADES = int(os.environ.get("UPGRADES", "5000" if os.environ.get("CI") else "300"))
@@ -68,6 +68,42 @@ def test_a_round_asks_for_the_pods_of_few_nodes() -> None:
     assert 20 < most < count
     assert {pod.value for pod in sim.world.pods.values()} == {"1"}
     assert not any(sim._marked(name) for name in sim.world.machines)
+
+
+class Lacking(Registry):
+    """A registry that can be without anything."""
+
+    lacks = False
+
+    def has(self, kernel: str, arch: str, built: bool = False) -> Optional[bool]:
+        return not self.lacks and super().has(kernel, arch, built)
+
+
+def test_no_driver_goes_before_its_successor_is_built() -> None:
+    """While the modules of the new one are not in the registry no node is begun, one that is under way to
+    another driver keeps what it has, and one that goes to this driver already goes on.
+    """
+    sim = Simulation(Script(nodes=(("x86_64", "fresh"),) * 3, works=3))
+    sets = Lacking(sim.world)
+
+    def after(step: Step, ticks: int, lacks: bool) -> List[str]:
+        sim._do(step)
+        sets.lacks, sim.controller.rounds.sets = lacks, sets
+        for _ in range(ticks):
+            sim.controller.due = True
+            sim.tick()
+        return sorted(pod.value for pod in sim.world.pods.values())
+
+    def marked() -> int:
+        return sum(map(sim._marked, sim.world.machines))
+
+    assert after(Step(0, "restart"), 16, False) == ["", "", ""]
+    assert after(Step(0, "driver", 1), 30, True) == ["", "", ""] and marked() == 0
+    assert after(Step(0, "restart"), 2, False) == ["", "", ""] and marked() == 1
+    assert after(Step(0, "driver", 2), 30, True) == ["", "", ""] and marked() == 0
+    assert after(Step(0, "restart"), 2, False) == ["", "", ""] and marked() == 1
+    assert after(Step(0, "restart"), 30, True) == ["", "", "2"] and marked() == 0
+    assert after(Step(0, "restart"), 60, False) == ["2", "2", "2"] and marked() == 0
 
 
 def test_a_driver_that_fails_elsewhere_does_not_come_by_a_reboot() -> None:

@@ -84,8 +84,8 @@ class Acting:
     guard: Guard
     failing: bool = False
     """Whether the driver that is wanted does not become ready somewhere."""
-    building: Collection[str] = ()
-    """Versions (our label's value) whose modules a Job is building."""
+    unbuilt: Collection[str] = ()
+    """Nodes whose modules a Job has still to build."""
     done: list[Done] = field(factory=list)
     failed: list[Failed] = field(factory=list)
 
@@ -145,22 +145,21 @@ class Acting:
 
     def _replace_pods(self, objects: list[dict[str, Any]]) -> None:
         """Pods of an older template whose driver is not up: OnDelete would leave them so for ever. Of an
-        older driver they stay where the new one fails elsewhere, or is still being built: after a reboot
+        older driver they stay where the new one fails elsewhere, or is still to be built: after a reboot
         theirs will be ready again. So they do on a node that is not heard of: there the driver and what uses
-        it may well run. Where something uses a driver the node is drained first (`fleet.upgrade`).
+        it may well run. Where something uses an older driver the node is drained first (`fleet.upgrade`).
         """
         templates = {version: notes for version, *notes in map(_template, objects) if version}
         away = {node.name for node in self.view.nodes.values.values() if not node.ready}
         for pod in list(self.view.pods.values.values()):
             wanted, driver = templates.get(pod.version or "", (None, None))
-            spared = self.failing or pod.node in away or pod.version in self.building
-            held = pod.driver != driver and spared
-            waits = not pod.ready and not pod.up and not pod.ending
-            if wanted and pod.template != wanted and waits and not held:
-                self._try(self._delete_pod, POD, pod.name, pod)
+            other = pod.driver != driver
+            held = other and (self.failing or pod.node in away or pod.node in self.unbuilt)
+            if wanted and pod.template != wanted and not pod.up and not pod.ending and not held:
+                self._try(self._delete_pod, POD, pod.name, pod, other)
 
-    def _delete_pod(self, kind: Kind, name: str, seen: Pod) -> Optional[str]:
-        if seen.node is not None and in_use(pods_on(self.api, seen.node)):
+    def _delete_pod(self, kind: Kind, name: str, seen: Pod, other: bool) -> Optional[str]:
+        if other and seen.node is not None and in_use(pods_on(self.api, seen.node)):
             return None  # its container has only started again
         try:
             self.api.delete(kind, name, self.namespace, seen.document())

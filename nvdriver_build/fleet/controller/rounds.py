@@ -15,7 +15,6 @@ from nvdriver_build.fleet.controller.view import View
 from nvdriver_build.fleet.manifests import Driver, config_maps, daemonset, plan_options, prebuild_job
 from nvdriver_build.fleet.plan import DaemonSetWanted, Plan, Sets, make_plan
 from nvdriver_build.fleet.upgrade import Rollout, upgrade_settings
-from nvdriver_build.fleet.versions import label_value
 
 
 @frozen
@@ -71,11 +70,11 @@ class Rounds:
         plan = self.plan()
         objects, space, now = self.objects(plan), self.driver.namespace, self.wall()
         settings = upgrade_settings(self.driver.upgrade)
-        building = {label_value(each.version) for each in plan.groups if each.version and each.prebuild}
+        unbuilt = {name for each in plan.groups if each.unbuilt for name in each.nodes}
         more = Upgrading(
-            self.api, self.view, space, settings, self.guard, now, self.upgrades, self._looked, building
+            self.api, self.view, space, settings, self.guard, now, self.upgrades, self._looked, unbuilt
         )
-        acting = Acting(self.api, self.view, space, self.applied, self.guard, more.failing(objects), building)
+        acting = Acting(self.api, self.view, space, self.applied, self.guard, more.failing(objects), unbuilt)
         acting.act(plan, objects)
         told = more.run(objects)
         done, failed = (*acting.done, *more.done), (*acting.failed, *more.failed)

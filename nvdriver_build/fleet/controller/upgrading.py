@@ -67,8 +67,8 @@ class Upgrading:
     """Whether there will be another round: without one a node would stay cordoned."""
     looked: dict[str, None] = field(factory=dict)
     """Nodes whose pods were asked for in rounds before, those of the last one at the end: only for turns."""
-    building: Collection[str] = ()
-    """Versions (our label's value) whose modules a Job is building."""
+    unbuilt: Collection[str] = ()
+    """Nodes whose modules a Job has still to build."""
     done: list[Done] = field(factory=list)
     failed: list[Failed] = field(factory=list)
     again: bool = False
@@ -87,7 +87,7 @@ class Upgrading:
             self.failed.append(Failed("list", error, NODE, "those that are upgraded"))
             return None
         for each in self._turns(marked):
-            self._try(each.node.name, self._step, each, self._goal(found, each.node.name))
+            self._try(each.node.name, self._step, each, self._goal(found, each))
         self.again = self.again or any(map(_under_way, marked))
         told = rollout(found, marked, self.settings)
         if told is not None:
@@ -111,12 +111,16 @@ class Upgrading:
                 seen = there.get(text(each, "metadata", "name") or "")
                 same = seen is not None and seen.driver == wanted
                 drivers[texts(each, "metadata", "labels")[LABEL]] = wanted, same
-        return survey(nodes, _by_node(pods), drivers, self.building)
+        return survey(nodes, _by_node(pods), drivers, self.unbuilt)
 
-    def _goal(self, found: Survey, name: str) -> Goal:
+    def _goal(self, found: Survey, node: NodeNow) -> Goal:
+        """One that goes to this driver already goes on; of another one the modules have to be there."""
+        name = node.node.name
         goal = found.goals.get(name, Goal())
         if self.settings.limit(len(found.goals)) == 0:
             return evolve(goal, hold="upgrade.max_unavailable is 0")
+        if name in self.unbuilt and node.state is not None and node.state.driver != goal.driver:
+            return evolve(goal, hold="its new modules are not built yet")
         return goal
 
     def _marked(self, found: Survey) -> list[NodeNow]:

@@ -95,10 +95,18 @@ def registry_volumes(driver: Driver) -> tuple[list[Object], list[Object]]:
     return volumes, mounts
 
 
-def tolerations(driver: Driver) -> list[Object]:
-    """Of all our pods: a Job may have only GPU nodes of its architecture."""
+def tolerations(driver: Driver, everywhere: bool = True) -> list[Object]:
+    """Of a driver's pods, which have to be `everywhere`; of others those without what would bring or keep
+    them on a node that is down or drained. A Job may have only GPU nodes of its architecture.
+    """
     gpu = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
-    return [gpu, *(dict(each) for each in driver.tolerations)]
+    given = [dict(each) for each in driver.tolerations]
+    return [gpu, *(each for each in given if everywhere or not _of_nodes(each))]
+
+
+def _of_nodes(toleration: Object) -> bool:
+    """Without a key it is of all taints."""
+    return not toleration.get("key") or str(toleration["key"]).startswith("node.kubernetes.io/")
 
 
 def pull_secrets(driver: Driver) -> Object:

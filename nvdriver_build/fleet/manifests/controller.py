@@ -93,7 +93,7 @@ def _pod(driver: Driver, overrides: Mapping[str, str], chosen: Mapping[str, str]
         "terminationGracePeriodSeconds": _GRACE,
         "priorityClassName": "system-cluster-critical",
         "nodeSelector": {"kubernetes.io/os": "linux"},
-        "tolerations": tolerations(driver),
+        "tolerations": tolerations(driver, everywhere=False),
         "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [apart]}},
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         **pull_secrets(driver),

@@ -98,7 +98,8 @@ class Driver:
     def identity(self) -> str:
         """A digest over all that changes the modules: a prebuild for another one does not count."""
         env = [f"{name}={self.env.get(name, '')}" for name in _IN_MODULES]
-        return digest("\n".join((self.image, *env, self.sign_secret or "", self.registry or "")))
+        publishing = (self.sign_secret or "", self.registry or "", self.trust or "")
+        return digest("\n".join((self.image, *env, *publishing)))
 
     @property
     def prebuilds(self) -> bool:

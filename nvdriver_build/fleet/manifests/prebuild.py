@@ -80,7 +80,7 @@ def _pod(wanted: PrebuildWanted, driver: Driver) -> Object:
         "restartPolicy": "Never",
         "priorityClassName": f"{driver.name}-prebuild",
         "nodeSelector": {"kubernetes.io/arch": PLATFORMS[wanted.arch], "kubernetes.io/os": "linux"},
-        "tolerations": tolerations(driver),
+        "tolerations": tolerations(driver, everywhere=False),
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, **user},
         **pull_secrets(driver),
         "initContainers": [_fill(driver), _build(wanted, driver)],

@@ -23,20 +23,16 @@ from nvdriver_build.fleet.plan.values import (
 from nvdriver_build.fleet.reasons import Reason
 
 _STORE = "only what a node's own store has can serve; nothing falls back to packages or entitlements"
-_ON_NODE = Reason(
-    "BuildsOnNode", "each node builds once, and keeps it; under Secure Boot it takes a key there"
-)
 _WANTED = Reason("PrebuildWanted", "no set of it is known yet")
 _PUBLISH = "put a signed set into the registry (prebuild, store push), or mend the toolkit"
 
 
 @frozen
 class Verdict:
-    """A state, the reasons for it, and whether a Job has to build now, or does."""
+    """A state, and the reasons for it."""
 
     state: str
     reasons: tuple[Reason, ...] = ()
-    prebuild: bool = False
 
 
 def judge(
@@ -49,16 +45,17 @@ def judge(
     """
     if not kind.served:
         return _unsupported(kind)
-    if there or (job is not None and job.state == "done"):
-        what = (
-            f"the Job {job.name} has built it" if job and job.state == "done" else "a set is in the registry"
-        )
+    built = job is not None and job.state == "done" and there is not False
+    if there or built:
+        what = f"the Job {job.name} has built it" if job and built else "a set is in the registry"
         return Verdict(SET if nodes else PREBUILT, (Reason("SetThere", what),))
     if not found.usable:
         state = BROKEN_TOOLKIT if found.broken else NO_TOOLKIT
         known = "no set is in the registry" if there is False else "no set is known to be in the registry"
         return Verdict(state, (Reason("NothingToServe", f"{known}: {_STORE}", _PUBLISH),))
-    return _here(job, prebuild and there is False) if nodes else _ahead(kind, job, prebuild)
+    if job is not None:
+        return _by_job(job)
+    return _here(prebuild and there is False) if nodes else _ahead(kind, prebuild)
 
 
 def _unsupported(kind: Kind) -> Verdict:
@@ -70,33 +67,28 @@ def _unsupported(kind: Kind) -> Verdict:
     return Verdict(UNSUPPORTED, (Reason("Architecture", message, "x86_64 and arm64 are served"),))
 
 
-def _here(job: Optional[Job], lacks: bool) -> Verdict:
-    """Of nodes that are there. A Job builds for all of them, where the registry `lacks` their set: nodes
-    have no key, and under Secure Boot nothing else can serve them.
+def _by_job(job: Job) -> Verdict:
+    again = f"delete it to try again: oc -n {job.namespace} delete job {job.name}"
+    if job.state == "failed":
+        message = f"the Job {job.name} failed: {job.message or 'no reason given'}"
+        return Verdict(PREBUILD_FAILED, (Reason("PrebuildFailed", message, f"its logs say why; {again}"),))
+    if job.state == "done":
+        message = f"the Job {job.name} has built it, and the registry does not have it"
+        return Verdict(PREBUILD_WANTED, (Reason("PrebuildGone", message, f"where that lasts, {again}"),))
+    return Verdict(PREBUILDING, (Reason("Prebuilding", f"the Job {job.name} is building"),))
+
+
+def _here(lacking: bool) -> Verdict:
+    """Nodes have no key: where the registry lacks their set a Job builds it, since under Secure Boot nothing
+    else can serve them.
     """
-    if job is not None and job.state == "failed":
-        return Verdict(CAN_BUILD, (_failed(job), _ON_NODE))
-    if job is not None and job.state == "active":
-        message = f"the Job {job.name} is still building its set"
-        return Verdict(CAN_BUILD, (Reason("PrebuildRuns", message),), prebuild=True)
-    if lacks:
-        return Verdict(CAN_BUILD, (_WANTED, _ON_NODE), prebuild=True)
-    return Verdict(CAN_BUILD, (_ON_NODE,))
+    if lacking:
+        return Verdict(PREBUILD_WANTED, (_WANTED,))
+    message = "each node builds once, and keeps it; under Secure Boot it takes a key there"
+    return Verdict(CAN_BUILD, (Reason("BuildsOnNode", message),))
 
 
-def _failed(job: Job) -> Reason:
-    message = f"the Job {job.name} failed: {job.message or 'no reason given'}"
-    hint = f"its logs say why; delete it to try again: oc -n {job.namespace} delete job {job.name}"
-    return Reason("PrebuildFailed", message, hint)
-
-
-def _ahead(kind: Kind, job: Optional[Job], prebuild: bool) -> Verdict:
-    if job is not None and job.state == "failed":
-        return Verdict(PREBUILD_FAILED, (_failed(job),))
-    if job is not None:
-        return Verdict(
-            PREBUILDING, (Reason("Prebuilding", f"the Job {job.name} is building"),), prebuild=True
-        )
+def _ahead(kind: Kind, prebuild: bool) -> Verdict:
     if not prebuild:
         message = "a prebuilt set takes a registry, a key that signs it and a certificate that nodes trust"
         hint = "give registry, sign_secret and trust"
@@ -104,4 +96,4 @@ def _ahead(kind: Kind, job: Optional[Job], prebuild: bool) -> Verdict:
     if kind.kernel is None and kind.flavour != "standard":
         message = f"the toolkit does not say which {kind.flavour} kernel it holds: the first node builds"
         return Verdict(CAN_BUILD, (Reason("KernelUnknown", message),))
-    return Verdict(PREBUILD_WANTED, (_WANTED,), prebuild=True)
+    return Verdict(PREBUILD_WANTED, (_WANTED,))

@@ -20,6 +20,10 @@ from nvdriver_build.fleet.plan.judging import judge
 from nvdriver_build.fleet.plan.removals import other_masters, removals
 from nvdriver_build.fleet.plan.toolkits import Found, find_toolkit
 from nvdriver_build.fleet.plan.values import (
+    CAN_BUILD,
+    PREBUILD_FAILED,
+    PREBUILD_WANTED,
+    PREBUILDING,
     DaemonSetWanted,
     Group,
     NodeLabel,
@@ -41,9 +45,9 @@ def make_plan(cluster: Cluster, options: Optional[Options] = None, sets: Optiona
     return _Planner(cluster, options or Options(), sets or UnknownSets()).plan()
 
 
-def prebuild_key(options: Options, image: str, flavour: str, arch: str) -> str:
+def prebuild_key(options: Options, image: str, flavour: str, arch: str, kernel: Optional[str]) -> str:
     """What a prebuild is of: the toolkit's image, the kernel in it, and all that changes the modules."""
-    return digest("\n".join((options.driver, image, flavour, arch)))
+    return digest("\n".join((options.driver, image, flavour, arch, kernel or "")))
 
 
 @frozen
@@ -89,7 +93,8 @@ class _Planner:
     def _group(self, kind: Kind, nodes: list[Node], found: Found, jobs: Mapping[str, Job]) -> Group:
         job, there = jobs.get(self._key(kind, found)), None
         if kind.served and kind.kernel is not None:
-            there = self.sets.has(kind.kernel, str(kind.arch))
+            built = job is not None and job.state == "done"
+            there = self.sets.has(kind.kernel, str(kind.arch), built)
         verdict = judge(kind, bool(nodes), found, there, job, self.options.prebuild)
         first = reasons_of(nodes) if nodes else coming_reasons(self.cluster)
         return Group(
@@ -100,21 +105,26 @@ class _Planner:
             nodes=tuple(node.name for node in nodes),
             toolkit=found.toolkit,
             daemonset=self._name(kind.version) if kind.version and kind.served else None,
-            prebuild=verdict.prebuild,
+            prebuild=verdict.state in (PREBUILD_WANTED, PREBUILDING),
             state=verdict.state,
             reasons=(*first, *_moving(nodes), *found.reasons, *verdict.reasons),
             coming=not nodes,
+            unbuilt=self.options.prebuild and self._unbuilt(verdict.state, there),
         )
+
+    def _unbuilt(self, state: str, there: Optional[bool]) -> bool:
+        unknown = state == CAN_BUILD and there is None and self.sets.asks
+        return unknown or state in (PREBUILD_WANTED, PREBUILDING, PREBUILD_FAILED)
 
     def _name(self, version: str) -> str:
         return object_name(self.options.name, version)
 
     def _key(self, kind: Kind, found: Found) -> str:
-        return prebuild_key(self.options, found.image or "", kind.flavour, str(kind.arch))
+        return prebuild_key(self.options, found.image or "", kind.flavour, str(kind.arch), kind.kernel)
 
     def _prebuild(self, group: Group) -> PrebuildWanted:
         assert group.version and group.arch and group.toolkit and group.toolkit.image
-        key = prebuild_key(self.options, group.toolkit.image, group.flavour, group.arch)
+        key = prebuild_key(self.options, group.toolkit.image, group.flavour, group.arch, group.kernel)
         name = object_name(f"{self.options.name}-{PREBUILD}", group.version, key)
         image = group.toolkit.image
         return PrebuildWanted(name, key, group.version, image, group.arch, group.kernel)

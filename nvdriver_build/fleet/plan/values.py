@@ -31,8 +31,14 @@ BLOCKED = (PREBUILD_FAILED, BROKEN_TOOLKIT, NO_TOOLKIT, UNSUPPORTED)
 class Sets(Protocol):
     """Whoever knows what the store or registry has for the driver that is meant."""
 
-    def has(self, kernel: str, arch: str) -> Optional[bool]:
-        """Whether a set is there for this kernel; None where that is not known."""
+    @property
+    def asks(self) -> bool:
+        """Whether what is not known may be known later."""
+
+    def has(self, kernel: str, arch: str, built: bool = False) -> Optional[bool]:
+        """Whether a set is there for this kernel; None where that is not known. An answer from before a Job
+        has `built` it counts for nothing.
+        """
 
     def reasons(self) -> Sequence[Reason]:
         """Why something was not known that was asked for."""
@@ -41,7 +47,9 @@ class Sets(Protocol):
 class UnknownSets:
     """Nobody can be asked."""
 
-    def has(self, kernel: str, arch: str) -> Optional[bool]:
+    asks = False
+
+    def has(self, kernel: str, arch: str, built: bool = False) -> Optional[bool]:
         """Not known."""
         return None
 
@@ -83,7 +91,8 @@ class Group:
     """GPU nodes of one RHCOS version, kernel, flavour and architecture; of a coming version with 0 nodes.
 
     `kernel` is None where a coming version's toolkit does not tell it. `daemonset` is the name of the one
-    that serves the group, None where none can. `prebuild` is whether a Job has to build ahead now.
+    that serves the group, None where none can. `prebuild` is whether a Job has to build now. `unbuilt` is
+    whether its set is to come from a Job and is not known to be there: until it is nodes keep their driver.
     """
 
     version: Optional[str]
@@ -97,6 +106,7 @@ class Group:
     state: str
     reasons: tuple[Reason, ...] = ()
     coming: bool = False
+    unbuilt: bool = False
 
     @property
     def blocked(self) -> bool:

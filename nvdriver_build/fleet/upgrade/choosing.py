@@ -15,7 +15,7 @@ from nvdriver_build.fleet.upgrade.state import FAILED, read_state
 from nvdriver_build.fleet.versions import label_value
 
 _SKIP = "nvidia.com/gpu-driver-upgrade.skip"
-_UPDATING, _DOWN, _CORDONED, _BUILDING = "updating", "down", "cordoned", "building"
+_UPDATING, _DOWN, _CORDONED, _UNBUILT = "updating", "down", "cordoned", "unbuilt"
 
 
 @frozen
@@ -40,10 +40,10 @@ def survey(
     nodes: Iterable[Node],
     pods: Mapping[str, Sequence[DriverPod]],
     drivers: Mapping[str, tuple[str, bool]],
-    building: Collection[str] = (),
+    unbuilt: Collection[str] = (),
 ) -> Survey:
     """`pods` are ours by node; `drivers` by version (our label's value): the digest that is wanted, and
-    whether the API has it. `building` are versions whose modules a Job is building.
+    whether the API has it. `unbuilt` are nodes whose modules a Job has still to build.
     """
     goals, marked, ready, down, done = dict[str, Goal](), set[str](), list[str](), set[str](), 0
     failing = set[str]()
@@ -54,8 +54,7 @@ def survey(
         version = label_value(node.version) if node.version and node.gpu else None
         if version is None or version not in drivers:
             continue
-        wanted, known = drivers[version]
-        goal = goals[node.name] = Goal(version, wanted, known and version not in building)
+        goal = goals[node.name] = Goal(version, *drivers[version])
         if node.upgrade is not None and _fails(node.upgrade, goal):
             failing.add(node.name)
         there = [pod for pod in pods.get(node.name, ()) if not pod.ending]
@@ -65,7 +64,7 @@ def survey(
         if any(goal.met_by(pod) for pod in there):
             done += any(goal.met_by(pod) for pod in fine)
         elif node.upgrade is None and any(pod.version == version for pod in there):
-            why = _not_now(node) or (_BUILDING if version in building else "")
+            why = _not_now(node) or (_UNBUILT if node.name in unbuilt else "")
             (kept[why] if why else ready).append(node.name)
     return Survey(
         goals=goals,
@@ -99,8 +98,8 @@ def _reason(why: str, names: list[str]) -> Reason:
     who = f"{len(names)} nodes with an older driver ({some(names)})"
     if why == _UPDATING:
         return Reason("UpgradeUpdating", f"{who} wait for the Machine Config Operator")
-    if why == _BUILDING:
-        return Reason("UpgradeBuilds", f"{who} wait for the Job that builds its modules")
+    if why == _UNBUILT:
+        return Reason("UpgradeUnbuilt", f"{who} wait until the modules of the new one are in the registry")
     if why == _CORDONED:
         return Reason(
             "UpgradeCordoned", f"{who} are cordoned, not by us", "oc adm uncordon NODE lets it begin"

@@ -22,8 +22,8 @@ from nvdriver_build.fleet.upgrade.state import DRAINING, FAILED, REPLACING, Stat
 @frozen
 class Goal:
     """What a node goes to: pods of this `version` (our label's value) and `driver`, both None where no
-    driver of ours belongs there. `there` is whether the API has that, and no Job is still building its
-    modules. `hold` is why no node may be changed now.
+    driver of ours belongs there. `there` is whether the API has that. `hold` is why no node may be
+    changed now.
     """
 
     version: Optional[str] = None
