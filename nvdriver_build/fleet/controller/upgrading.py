@@ -147,7 +147,7 @@ class Upgrading:
 
     def _turns(self, marked: list[NodeNow]) -> list[NodeNow]:
         """Those that need no look at their pods, and of the others those that had none for longest."""
-        asked = [each.node.name for each in marked if _under_way(each)]
+        asked = dict.fromkeys(each.node.name for each in marked if _under_way(each))
         before = {name: place for place, name in enumerate(self.looked)}
         turn = sorted(asked, key=lambda name: before.get(name, -1))[:_STEPS]
         later = [name for name in self.looked if name in asked and name not in turn]
