@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 from hypothesis import given, strategies
 
 from nvdriver_build.errors import UsageError
+from nvdriver_build.fleet.controller.view import pod as driver_pod
 from nvdriver_build.fleet.facts import Node
 from nvdriver_build.fleet.inventory import node_facts
 from nvdriver_build.fleet.manifests import Driver, daemonset, driver_settings
@@ -363,6 +364,29 @@ def test_nodes_whose_modules_have_still_to_be_built() -> None:
 def test_what_may_hold_a_driver(pod: Dict[str, Any], used: bool) -> None:
     """What asks for a GPU and runs; of the GPU Operator's components only those that wait for no driver."""
     assert in_use([{}, pod]) is used
+
+
+@pytest.mark.parametrize(
+    ("container", "ready", "up"),
+    [
+        ({"ready": True, "started": True}, True, True),
+        ({"ready": False, "started": True}, False, True),
+        ({"ready": False, "started": False}, False, False),
+        ({}, False, False),
+    ],
+    ids=["ready", "late", "starting", "nothing told"],
+)
+def test_a_driver_is_what_its_own_container_is(container: Dict[str, bool], ready: bool, up: bool) -> None:
+    """Not what the whole pod is: a toolkit that cannot be pulled makes no driver unready."""
+    labels = {"app.kubernetes.io/managed-by": "ours", "app.kubernetes.io/component": "nvidia-driver"}
+    told = [{"name": "openshift-driver-toolkit-ctr", "ready": not ready, "started": not up}]
+    status = {
+        "conditions": [{"type": "Ready", "status": str(not ready)}],
+        "containerStatuses": [*told, {"name": "nvidia-driver-ctr", **container}],
+    }
+    found = driver_pod({"metadata": {"name": "a", "labels": labels}, "status": status}, "ours")
+    assert found is not None
+    assert (found.ready, found.up) == (ready, up)
 
 
 def test_room() -> None:
