@@ -106,9 +106,10 @@ class RegistrySets:
         return tuple(sorted(found))
 
     def _due(self, answer: _Answer) -> bool:
-        if answer.pending or answer.asked is None:
-            return not answer.pending
-        return self.clock() - answer.asked >= (KEPT if answer.there and answer.trouble is None else AGE)
+        if answer.asked is None:
+            return True
+        age = KEPT if answer.there and answer.trouble is None else AGE
+        return not answer.pending and self.clock() - answer.asked >= age
 
     def _ask(self, kernel: Kernel, answer: _Answer, built: bool) -> None:
         answer.asked, answer.pending = self.clock(), True
@@ -135,8 +136,8 @@ class RegistrySets:
                 kernel, built = self._wanted.pop(0)
             there, trouble = self._looked(kernel)
             with self._changes:
-                new = self._keep(kernel, there, trouble)
                 self._answers[kernel].since_built = built
+                new = self._keep(kernel, there, trouble)
                 self._changes.notify_all()
             if new:
                 self.changed()
@@ -145,7 +146,8 @@ class RegistrySets:
         """Whether that is new to everybody: a round that waits for it needs no other one."""
         answer, waiting = self._answers[kernel], self._waiting == kernel
         before = (answer.there, answer.trouble and answer.trouble.message)
-        there = answer.there or None if there is None else there
+        if there is None and answer.there:
+            there = True  # until the registry says that it is not
         answer.there, answer.trouble, answer.pending, self._overdue = there, trouble, False, False
         return before != (there, trouble and trouble.message) and not waiting
 

@@ -19,7 +19,6 @@ from nvdriver_build.fleet.manifests.driver import Driver
 from nvdriver_build.fleet.names import FLEET
 from nvdriver_build.fleet.objects import texts
 from nvdriver_build.fleet.plan import Plan, plan_document
-from nvdriver_build.fleet.plan.values import PREBUILD_WANTED, PREBUILDING
 from nvdriver_build.fleet.reasons import some
 from nvdriver_build.fleet.upgrade import rollout_document
 
@@ -99,7 +98,7 @@ def _why_blocked(blocked: list[Any], count: int) -> tuple[str, str]:
 
 def _prebuilt(plan: Plan) -> tuple[bool, str, str]:
     coming = [group for group in plan.groups if group.coming]
-    waiting = [group for group in coming if group.state in (PREBUILD_WANTED, PREBUILDING) or group.blocked]
+    waiting = [group for group in coming if group.prebuild or group.blocked]
     if not coming:
         return True, "NothingComing", "no other RHCOS version is coming"
     if waiting:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Iterable, Mapping, Optional
+from typing import Iterable, Mapping, Optional, Union
 
 from attrs import evolve, frozen
 
@@ -67,7 +67,7 @@ class _Planner:
         jobs = {job.key: job for job in sorted(self.cluster.jobs, key=lambda job: job.name) if job.key}
         groups = [self._group(kind, here.get(kind, []), each, jobs) for kind, each in found.items()]
         wanted = [DaemonSetWanted(each, self._name(each), images.get(each)) for each in versions]
-        keys = {self._key(kind, each) for kind, each in found.items() if kind.served}
+        keys = {self._key(kind, each.image) for kind, each in found.items() if kind.served}
         gone = removals(self.cluster, [each.name for each in wanted], versions, keys)
         return Plan(
             groups=tuple(groups),
@@ -91,7 +91,7 @@ class _Planner:
         return find_toolkit(kind.version, kind.kernel, str(kind.arch), stream, overrides)
 
     def _group(self, kind: Kind, nodes: list[Node], found: Found, jobs: Mapping[str, Job]) -> Group:
-        job, there = jobs.get(self._key(kind, found)), None
+        job, there = jobs.get(self._key(kind, found.image)), None
         if kind.served and kind.kernel is not None:
             built = job is not None and job.state == "done"
             there = self.sets.has(kind.kernel, str(kind.arch), built)
@@ -119,14 +119,14 @@ class _Planner:
     def _name(self, version: str) -> str:
         return object_name(self.options.name, version)
 
-    def _key(self, kind: Kind, found: Found) -> str:
-        return prebuild_key(self.options, found.image or "", kind.flavour, str(kind.arch), kind.kernel)
+    def _key(self, kind: Union[Kind, Group], image: Optional[str]) -> str:
+        return prebuild_key(self.options, image or "", kind.flavour, str(kind.arch), kind.kernel)
 
     def _prebuild(self, group: Group) -> PrebuildWanted:
         assert group.version and group.arch and group.toolkit and group.toolkit.image
-        key = prebuild_key(self.options, group.toolkit.image, group.flavour, group.arch, group.kernel)
-        name = object_name(f"{self.options.name}-{PREBUILD}", group.version, key)
         image = group.toolkit.image
+        key = self._key(group, image)
+        name = object_name(f"{self.options.name}-{PREBUILD}", group.version, key)
         return PrebuildWanted(name, key, group.version, image, group.arch, group.kernel)
 
     def _labels(self) -> Iterable[NodeLabel]:
