@@ -45,7 +45,7 @@ class NvdriverError(Exception):
         return type(self).__name__
 
     def document(self) -> dict[str, object]:
-        """The `error` object of contracts.md, section 1."""
+        """The `error` object of contracts.md, JSON documents."""
         return {"code": self.exit_code, "kind": self.kind, "message": self.message, "hint": self.hint}
 
 

@@ -59,7 +59,7 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """sha256 over the sorted relative paths and bytes of the tree (contracts, section 6)."""
+        """sha256 over the sorted relative paths and bytes of the tree (contracts.md, The build key)."""
         with _reading(self.root):
             return sha256_tree(self.root, self.names)
 
@@ -206,7 +206,8 @@ def _unpacked(archive: Path, work: Path, commands: Commands, run_sha256: Optiona
     try:
         unpack(archive, folder, commands.check)
     except ArchiveError as error:
-        raise SourceError(error.message, hint="fetch the archive again, from NVIDIA or Debian") from error
+        hint = error.hint or "fetch the archive again, from NVIDIA or Debian"
+        raise SourceError(error.message, hint=hint) from error
     except OSError as error:
         if error.errno in FULL:  # the store's to tell
             raise

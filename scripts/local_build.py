@@ -1,6 +1,6 @@
 """Build the kernel modules that a Driver Toolkit image is for, in one container on this machine.
 
-    scripts/local-build TOOLKIT --source SOURCE --output DIR [what `nvdriver-build build` takes]
+    scripts/local-build TOOLKIT --source SOURCE --output DIR [OPTIONS of `nvdriver-build build`]
 
 TOOLKIT is the pull spec of a Driver Toolkit image, or a folder that holds the root of one:
 
@@ -11,6 +11,9 @@ The container has no network and no privileges; it sees the source and this pack
     set/        the modules and manifest.json
     build.log   what make said
     store/      what a second run takes instead of building
+
+OPTIONS that name other files find none: sign afterwards, with `nvdriver-build sign DIR/set`. Nor do settings
+of the environment reach the container; podman's do (REGISTRY_AUTH_FILE).
 """
 
 from __future__ import annotations

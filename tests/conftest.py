@@ -18,6 +18,13 @@ settings.register_profile("ci", settings.get_profile("desk"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A file that boots machines, starts containers or builds the real source does so in one worker, once."""
+    heavy = any(item.get_closest_marker(name) for name in ("vm", "podman", "real"))
+    if heavy and item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
     """The longest chains first: what one worker has to do one after the other must not begin at the end."""
     items.sort(key=lambda item: item.get_closest_marker("vm") is None)

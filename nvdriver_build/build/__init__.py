@@ -94,11 +94,9 @@ def build_modules(
     _require_scripts(build.headers)
     try:
         places = Places(tree, build.headers.sources, build.headers.output)
-        answers = (
-            open_answers(kept, work / "answers", places, build.source, build.compiler, commands)
-            if kept
-            else None
-        )
+        answers = None
+        if kept:
+            answers = open_answers(kept, work / "answers", places, build.source, build.compiler, commands)
         try:
             return _build(build, tree, commands, log, progress, answers)
         except BuildError as error:
@@ -151,12 +149,11 @@ def _require_scripts(headers: Headers) -> None:
 
 
 def make_flags(build: Build, tree: Path) -> tuple[str, ...]:
-    """The words after `make` that decide about the result, but for paths (contracts, section 6).
+    """The words after `make` that decide about the result, but for paths (contracts.md, The build key).
 
     `-g0` and the prefix map make two builds equal. Without debug information gcc need not track where in a
     macro something stands, a tenth of its time. CONFIG_DEBUG_INFO_BTF_MODULES is off since no toolkit
-    has the vmlinux that .BTF needs. NVIDIA refuses PREEMPT_RT unless told otherwise (conftest.sh,
-    preempt_rt_sanity_check).
+    has the vmlinux that .BTF needs. NVIDIA's conftest.sh (preempt_rt_sanity_check) refuses PREEMPT_RT else.
     """
     debug = "" if build.debug_info else "-g0 "
     if debug and "clang" not in build.compiler.text:
@@ -209,6 +206,8 @@ def _redirected(file: Path, copy: Path, tree: Path) -> bool:
 def _make(
     build: Build, tree: Path, commands: Commands, log: Path, progress: Optional[Progress], compiler: str
 ) -> None:
+    places = Places(tree, build.headers.sources, build.headers.output)
+    unplaced = " ".join(f"-fmacro-prefix-map={path}/=" for path, _ in places.names)
     argv = [
         "make",
         f"-j{build.jobs}",
@@ -216,6 +215,7 @@ def _make(
         str(tree),
         f"SYSSRC={build.headers.sources}",
         f"SYSOUT={build.headers.output}",
+        f"KCPPFLAGS={unplaced}",  # Kbuild itself keeps paths of headers out of __FILE__ up to 6.13 only
         *(f"CC={compiler}" if flag.startswith("CC=") else flag for flag in make_flags(build, tree)),
         "modules",
     ]

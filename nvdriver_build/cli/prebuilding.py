@@ -110,8 +110,8 @@ def _row(place: Path, made: Optional[Prebuilt], error: Optional[NvdriverError]) 
 def _print(row: dict[str, Any]) -> None:
     error = row["error"]
     if error:
-        say(f"{row['headers']}: error: {error['message']}")
-        say(f"  hint: {error['hint'] or '-'}")
+        say(f"{row['headers']}: error: {error['message']}", err=True)
+        say(f"  hint: {error['hint'] or '-'}", err=True)
         return
     say(f"{row['kernel_release']}: {ORIGINS[row['from']]} in {row['seconds']:.1f} s; key {row['key'][:12]}")
     say(f"  why: {row['why']}")

@@ -26,6 +26,8 @@ from nvdriver_build.sets import open_set
 from nvdriver_build.store import Entry, Rules, Store
 
 DAY = 86400.0
+_KEY = re.compile("[0-9a-f]{1,64}")
+"""A key, or the beginning of one."""
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
@@ -149,7 +151,7 @@ def push(names: tuple[str, ...], as_json: bool) -> None:
     config = read_config()
     remote, place = _outside(config, SystemCommands(config.path, StopFlag().check)).remote, _store()
     done = {}
-    for found in [open_set(Path(name)) if "/" in name else place.get(name) for name in names]:
+    for found in [place.get(name) if _KEY.fullmatch(name) else open_set(Path(name)) for name in names]:
         done[found.key] = remote.push(found)
         if not as_json:
             say(f"{found.key[:12]}  {'put into' if done[found.key] else 'already in'} {remote}")

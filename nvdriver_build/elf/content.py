@@ -20,7 +20,11 @@ CHUNK = 1024**2
 
 
 class Damaged(Exception):
-    """Why a file is no module to be trusted; `read_module` adds which file."""
+    """Why a file is no module to be trusted, and what mends it; `read_module` adds which file."""
+
+    def __init__(self, message: str, hint: str = "build or fetch it again") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 @contextlib.contextmanager
@@ -52,8 +56,11 @@ def _decoder(magic: bytes) -> Tuple[Optional[Any], Type[Exception]]:
 
         return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS), zlib.error
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        import zstandard
-
+        try:
+            import zstandard
+        except ImportError as error:  # compiled: neither a driver image nor a toolkit has it
+            message = "compressed by zstd, and this Python has no package zstandard to read that"
+            raise Damaged(message, hint="unpack it first: zstd -d") from error
         decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
         return decoder, zstandard.ZstdError
     return None, Damaged

@@ -40,8 +40,8 @@ def opened(path: Union[str, Path]) -> Iterator[IO[bytes]]:
         with open_content(Path(path)) as stream:
             yield stream
     except Damaged as error:
-        message, hint = f"{path}: not a sound kernel module: {error}", "build or fetch it again"
-        raise ModuleFormatError(message, hint=hint) from error
+        message = f"{path}: not a sound kernel module: {error}"
+        raise ModuleFormatError(message, hint=error.hint) from error
     except OSError as error:
         raise ModuleFormatError(
             f"{path}: cannot be read: {error.strerror or error}",

@@ -135,8 +135,13 @@ def _decoder_of(file: IO[bytes]) -> Callable[[], Any]:
 
         return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_WINDOW)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        import zstandard
-
+        try:
+            import zstandard
+        except ImportError as error:  # compiled: neither a driver image nor a toolkit has it
+            raise ArchiveError(
+                f"{file.name}: compressed by zstd, and this Python has no package zstandard to read that",
+                hint="unpack it first: zstd -d",
+            ) from error
         return lambda: zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
     return _Plain
 

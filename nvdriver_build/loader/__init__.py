@@ -1,4 +1,4 @@
-"""Room 14: gets a module set into the kernel and out of it again, and says who is in the way.
+"""Gets a module set into the kernel and out of it again, and says who is in the way.
 
 `host`        what the kernel has loaded, read from /sys/module; light enough for every second
 `devices`     the GPUs that PCI shows, and the drivers that have taken them

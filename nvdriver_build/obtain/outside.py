@@ -155,6 +155,9 @@ class Outside:
 
         StoreError where there is none that can be taken, SigningError where nobody trusted has signed it.
         """
+        if not self.trust.certificates:
+            message = f"{self.remote} is not asked: no certificate is configured that could have signed a set"
+            raise SigningError(message, hint=TRUST_HINT)
         offer = self.remote.offer(key)
         if offer is None:
             raise StoreError(f"{self.remote} has no set {key}", hint="the whole key is needed")

@@ -1,4 +1,4 @@
-"""Room 16: the files in /run/nvidia that the rest of the GPU stack waits for (contracts, section 3).
+"""The files in /run/nvidia that the rest of the GPU stack waits for (contracts.md, Files in /run/nvidia).
 
 `files`   who owns the node, what is announced, and in which order
 `status`  the document status.json

@@ -39,7 +39,7 @@ class Status:
     since: Optional[str] = None
     """When `ready` became what it is."""
     error: Optional[Mapping[str, Any]] = None
-    """The last error: code, kind, message and hint (contracts, section 1)."""
+    """The last error: code, kind, message and hint (contracts.md, JSON documents)."""
     peermem_error: Optional[Mapping[str, Any]] = None
     """Why the driver came up without nvidia-peermem, which was wanted; as `error`."""
 

@@ -1,6 +1,7 @@
 """`ModuleSet`: built modules in a folder, with the manifest of what they are and how they were made.
 
-Its key is known before anything is built: sha256 over the canonical JSON of `Recipe` (contracts, section 6).
+Its key is known before anything is built: sha256 over the canonical JSON of `Recipe` (contracts.md, The
+build key).
 """
 
 from nvdriver_build.sets.documents import facts_document

@@ -10,7 +10,7 @@ from nvdriver_build.elf import ModuleFacts
 
 
 def facts_document(facts: ModuleFacts) -> dict[str, Any]:
-    """The object of `inspect` for one module (contracts, section 1)."""
+    """The object of `inspect` for one module (contracts.md, JSON documents)."""
     return {
         "path": facts.path,
         "name": facts.name,

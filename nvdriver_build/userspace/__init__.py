@@ -1,4 +1,4 @@
-"""Room 15: what the GPU stack needs of us beside the modules.
+"""What the GPU stack needs of us beside the modules.
 
 `rootfs`        this container's root file system at /run/nvidia/driver
 `mounts`        what is mounted where

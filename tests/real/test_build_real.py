@@ -60,9 +60,17 @@ def content(module: Path, section: str, folder: Path) -> bytes:
 
 
 def elsewhere(kernel: KitKernel, place: Path) -> Path:
-    """A copy of a kernel's headers at another place, as links to the same bytes; the flavour's folder."""
+    """A copy of a kernel's headers at another place, as links to the same bytes; the flavour's folder.
+
+    As kernels from 6.14 on it leaves its place in __FILE__.
+    """
     root = kernel.headers.parents[2]
     subprocess.run(["cp", "-al", str(root / "usr"), str(place)], check=True)
+    makefile = place / "src" / kernel.common.name / "Makefile"
+    text = makefile.read_text()
+    makefile.unlink()  # a link to the other's
+    makefile.write_text(text.replace("-fmacro-prefix-map=$(srctree)/=", ""))
+    assert "$(call cc-option,)" in makefile.read_text()
     return place / "src" / kernel.headers.name
 
 

@@ -13,12 +13,15 @@ from typing import List, Optional
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 from sample_driver.archives import pack
 from tars import COMPRESS, FILE, contents, refused, tar_of
 from trees import Link, write_tree
 
-from nvdriver_build.errors import Stopped
+from nvdriver_build.commands import SystemCommands
+from nvdriver_build.errors import SourceError, Stopped
 from nvdriver_build.files.archives import ArchiveError, unpack
+from nvdriver_build.source import open_source
 
 TREE = {"driver/Kbuild": "all\n", "driver/nvidia/nv.c": "int x;\n" * 400, "driver/empty": ""}
 LINKS = {"driver/nvidia/up": "../Kbuild", "driver/down": "nvidia/nv.c", "driver/nowhere": "gone"}
@@ -35,6 +38,15 @@ def test_good_archives_are_unpacked(tmp_path: Path, place: Path, suffix: str) ->
     good_tree(tmp_path / "driver")
     unpack(pack(tmp_path / "driver", tmp_path / f"archive.{suffix}"), place)
     assert contents(place / "driver") == contents(tmp_path / "driver")
+
+
+def test_zstd_where_nobody_reads_it(tmp_path: Path, mocker: MockerFixture) -> None:
+    """The package is compiled, so that images have none: what to do is said, and it is no bug."""
+    archive = pack(good_tree(tmp_path / "driver"), tmp_path / "archive.tar.zst")
+    mocker.patch.dict("sys.modules", zstandard=None)
+    with pytest.raises(SourceError, match="compressed by zstd, and this Python has no") as raised:
+        open_source(archive, "open", tmp_path / "work", SystemCommands())
+    assert raised.value.hint == "unpack it first: zstd -d"
 
 
 @pytest.mark.parametrize("kind", sorted(COMPRESS))

@@ -104,6 +104,7 @@ def test_command_line(bench: Bench) -> None:
         str(tree),
         f"SYSSRC={bench.build.headers.sources}",
         f"SYSOUT={bench.build.headers.output}",
+        f"KCPPFLAGS=-fmacro-prefix-map={tree}/= -fmacro-prefix-map={bench.build.headers.output}/=",
         "CC=gcc",
         f"KCFLAGS=-g0 -ftrack-macro-expansion=0 -ffile-prefix-map={tree}/=",
         "CONFIG_DEBUG_INFO_BTF_MODULES=",

@@ -84,7 +84,7 @@ def test_people_are_told(rig: FakeToolchain) -> None:
     done = cli(rig.root, *words, path=rig.path)
     assert done.returncode == 10
     assert "built in " in done.stdout and "why: the store is empty" in done.stdout
-    assert "gone: error: no kernel headers at" in done.stdout and "hint: install" in done.stdout
+    assert "gone: error: no kernel headers at" in done.stderr and "hint: install" in done.stderr
 
 
 def test_a_registry_needs_a_key(rig: FakeToolchain) -> None:

@@ -301,6 +301,17 @@ def real_documents(root: Path) -> Dict[str, Any]:
     return documents
 
 
+def test_the_example_of_the_library_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints a finding for each reason why a set does not fit the headers."""
+    misfit(tmp_path)
+    example = re.findall(r"```python\n(.*?)```", section(CONTRACTS, "As a library"), re.DOTALL)[0]
+    (tmp_path / "rig").mkdir()
+    headers = str(FakeToolchain.make(tmp_path / "rig").headers)
+    example = example.replace("/lib/modules/6.1.0-47-amd64/build", headers)
+    exec(compile(example.replace('Path("set")', f"Path({str(tmp_path)!r})"), "contracts.md", "exec"), {})
+    assert "misfit crc needs printk with CRC 0x00000001" in capsys.readouterr().out
+
+
 def example_plan() -> Plan:
     """An upgrade half way, with something to tell at each place."""
     nodes = [node("a", labels={**GPU, f"{NFD}kernel-version.full": K2}), {}]

@@ -14,8 +14,10 @@ import pytest
 import zstandard
 from attrs import evolve
 from elf_files import ABS, LOCAL, NOBITS, NOTE, OBJECT_SECTION, WEAK, ElfFile, appended, export, module, pkcs7
+from pytest_mock import MockerFixture
 
 from nvdriver_build.elf import Export, ModuleFacts, Signature, canonical_name, read_module
+from nvdriver_build.errors import ModuleFormatError
 
 KINDS: Dict[str, Dict[str, Any]] = {
     "x86_64": {"bits": 64, "order": "<", "machine": 62},
@@ -287,6 +289,16 @@ def test_compressed(tmp_path: Path, suffix: str) -> None:
     facts = read_module(packed)
     assert facts == evolve(read_module(plain), path=str(packed))
     assert (facts.sha256, facts.size) == (hashlib.sha256(data).hexdigest(), len(data))
+
+
+def test_zstd_where_nobody_reads_it(tmp_path: Path, mocker: MockerFixture) -> None:
+    """The package is compiled, so that images have none: what to do is said, and it is no bug."""
+    mocker.patch.dict("sys.modules", zstandard=None)
+    packed = tmp_path / "sample.ko.zst"
+    packed.write_bytes(COMPRESSIONS["zst"](module().build()))
+    with pytest.raises(ModuleFormatError, match="compressed by zstd, and this Python has no") as raised:
+        read_module(packed)
+    assert raised.value.hint == "unpack it first: zstd -d"
 
 
 def test_no_digest(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from nvdriver_build.fleet.inventory import cluster_facts
 from nvdriver_build.fleet.manifests import (
     Driver,
     access_objects,
-    config_maps,
     content_digest,
     daemonset,
     driver_settings,
@@ -247,7 +246,10 @@ def test_what_may_run_on_tainted_nodes() -> None:
 
 
 def maps(driver: Driver) -> Dict[str, Dict[str, str]]:
-    return {each["metadata"]["name"]: each["data"] for each in config_maps(driver)}
+    return {
+        each["metadata"]["name"]: each["data"]
+        for each in of_kind(plan_objects(plan_for(driver), driver), "ConfigMap")
+    }
 
 
 def test_each_parameters_have_a_name_of_their_own() -> None:

@@ -67,14 +67,25 @@ def test_an_upgrade(rig: Rig) -> None:
     with running(rig, **PUBLISHING) as controller:
         wait_for(lambda: rig.ready(OLD.version))
         assert set(rig.labels().values()) == {OLD.version}
+        assert conditions(rig)["Prebuilt"] == "Unknown"  # a script that waits has just begun the upgrade
+        rig.do(lambda world: world.offer(NEW))
+        wait_for(lambda: conditions(rig)["Prebuilt"] == "True")
         upgrade(rig)
         assert set(rig.labels().values()) == {NEW.version}
-        wait_for(lambda: conditions(rig) == {"Blocked": "False", "Prebuilt": "True", "Applied": "True"})
+        wait_for(lambda: conditions(rig) == {"Blocked": "False", "Prebuilt": "Unknown", "Applied": "True"})
         assert controller.count("list", "nodes") == 1
         assert controller.count("patch", "nodes") == 6
     assert ("Normal", "Created") in events(rig)
     assert ("Normal", "PrebuildWanted") in events(rig)
     assert ("Normal", "Removed") in events(rig)
+
+
+def test_nothing_is_prebuilt_where_nobody_can(rig: Rig) -> None:
+    """Who waits for the modules of the coming version is told that there will be none."""
+    with running(rig):
+        rig.do(lambda world: world.offer(NEW))
+        wait_for(lambda: "CannotPrebuild" in told(rig)["conditions"])
+        assert conditions(rig)["Prebuilt"] == "False"
 
 
 def test_an_upgrade_in_trouble(rig: Rig) -> None:
@@ -97,7 +108,20 @@ def test_an_upgrade_in_trouble(rig: Rig) -> None:
         rig.do(lambda world: world.offer(NEW))
         server.compact()
         upgrade(rig)
-        wait_for(lambda: conditions(rig) == {"Blocked": "False", "Prebuilt": "True", "Applied": "True"})
+        wait_for(lambda: conditions(rig) == {"Blocked": "False", "Prebuilt": "Unknown", "Applied": "True"})
+
+
+def test_only_parameters_of_ours_are_removed(rig: Rig) -> None:
+    """An old driver's parameters go once no pod reads them; other ConfigMaps, ours and others', stay."""
+    ours = {MANAGED_BY: "nvdriver-build"}
+    for name, labels in (("parameters-old", ours), ("certificates", ours), ("parameters-theirs", {})):
+        metadata = {"name": f"nvdriver-build-{name}", "namespace": SPACE, "labels": labels}
+        rig.server.put("v1/configmaps", {"metadata": metadata, "data": {"nvidia.conf": ""}})
+    with running(rig):
+        wait_for(lambda: ("Normal", "Removed") in events(rig))
+        wait_for(lambda: rig.ready(OLD.version))
+    left = {name for _, name in rig.server.store.objects["v1/configmaps"]}
+    assert left == {f"nvdriver-build-{name}" for name in ("certificates", "parameters-theirs", "status")}
 
 
 def test_a_restart_plans_the_same(rig: Rig) -> None:

@@ -19,6 +19,7 @@ from nvdriver_build.fleet.manifests.driver import Driver
 from nvdriver_build.fleet.names import FLEET
 from nvdriver_build.fleet.objects import texts
 from nvdriver_build.fleet.plan import Plan, plan_document
+from nvdriver_build.fleet.plan.values import CAN_BUILD, PREBUILT
 from nvdriver_build.fleet.reasons import some
 from nvdriver_build.fleet.upgrade import rollout_document
 
@@ -78,11 +79,11 @@ def _conditions(outcome: Outcome) -> list[dict[str, Any]]:
     blocked = [group for group in plan.groups if group.blocked]
     served = [group for group in plan.groups if not group.coming]
     return [
-        _condition("Blocked", bool(blocked), *_why_blocked(blocked, len(plan.groups))),
+        _condition("Blocked", str(bool(blocked)), *_why_blocked(blocked, len(plan.groups))),
         _condition("Prebuilt", *_prebuilt(plan)),
         _condition(
             "Applied",
-            not outcome.failed,
+            str(not outcome.failed),
             "WritesFailed" if outcome.failed else "AsPlanned",
             some(f"{each.kind.name} {each.name}: {each.error.message}" for each in outcome.failed)
             or f"{len(plan.daemonsets)} DaemonSets for {sum(len(each.nodes) for each in served)} nodes",
@@ -96,15 +97,19 @@ def _why_blocked(blocked: list[Any], count: int) -> tuple[str, str]:
     return "NeedsAPerson", some(f"{each.version or 'no version'}: {each.state}" for each in blocked)
 
 
-def _prebuilt(plan: Plan) -> tuple[bool, str, str]:
+def _prebuilt(plan: Plan) -> tuple[str, str, str]:
+    """True says that nodes may come: not while nothing is known to be coming, which a script that has just
+    begun an upgrade would take for it, and not where each node has to build.
+    """
     coming = [group for group in plan.groups if group.coming]
-    waiting = [group for group in coming if group.prebuild or group.blocked]
+    lacking = [group for group in coming if group.state != PREBUILT]
     if not coming:
-        return True, "NothingComing", "no other RHCOS version is coming"
-    if waiting:
-        return False, "Waiting", some(f"{each.version}: {each.state}" for each in waiting)
-    return True, "Ready", some(f"{each.version}: {each.state}" for each in coming)
+        return "Unknown", "NothingComing", "no other RHCOS version is known to be coming"
+    if not lacking:
+        return "True", "Ready", some(f"{each.version}: {each.state}" for each in coming)
+    reason = "CannotPrebuild" if all(each.state == CAN_BUILD for each in lacking) else "Waiting"
+    return "False", reason, some(f"{each.version}: {each.state}" for each in lacking)
 
 
-def _condition(kind: str, status: bool, reason: str, message: str) -> dict[str, Any]:
-    return {"type": kind, "status": str(status), "reason": reason, "message": message[:1024]}
+def _condition(kind: str, status: str, reason: str, message: str) -> dict[str, Any]:
+    return {"type": kind, "status": status, "reason": reason, "message": message[:1024]}

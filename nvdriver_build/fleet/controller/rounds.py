@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any, Callable, Mapping, Optional
+from typing import Callable, Mapping, Optional
 
 from attrs import define, field, frozen
 
@@ -12,7 +12,7 @@ from nvdriver_build.fleet.controller.api import Api
 from nvdriver_build.fleet.controller.election import utc
 from nvdriver_build.fleet.controller.upgrading import Upgrading
 from nvdriver_build.fleet.controller.view import View
-from nvdriver_build.fleet.manifests import Driver, config_maps, daemonset, plan_options, prebuild_job
+from nvdriver_build.fleet.manifests import Driver, Object, daemonset, plan_objects, plan_options
 from nvdriver_build.fleet.plan import DaemonSetWanted, Plan, Sets, make_plan
 from nvdriver_build.fleet.upgrade import Rollout, upgrade_settings
 
@@ -45,25 +45,23 @@ class Rounds:
     wall: Callable[[], datetime.datetime] = utc
     upgrades: bool = True
     _looked: dict[str, None] = field(factory=dict)
-    _made: dict[DaemonSetWanted, Any] = field(factory=dict)
+    _made: dict[DaemonSetWanted, Object] = field(factory=dict)
     _made_with: Mapping[str, str] = field(factory=dict)
 
     def plan(self) -> Plan:
         """What the cluster needs now."""
         return make_plan(self.view.cluster(), plan_options(self.driver, self.overrides), self.sets)
 
-    def objects(self, plan: Plan) -> list[dict[str, Any]]:
-        """The objects of the plan; those that were made before are not made again."""
+    def objects(self, plan: Plan) -> list[Object]:
+        """The objects of the plan; DaemonSets that were made before are not made again."""
         if self._made_with != self.contents:
             self._made, self._made_with = {}, dict(self.contents)
-        for wanted in plan.daemonsets:
-            if wanted not in self._made:
-                self._made[wanted] = daemonset(wanted, self.driver, self.contents)
-        return [
-            *config_maps(self.driver),
-            *(self._made[wanted] for wanted in plan.daemonsets),
-            *(prebuild_job(wanted, self.driver) for wanted in plan.prebuilds if self.driver.prebuilds),
-        ]
+        return plan_objects(plan, self.driver, self._daemonset)
+
+    def _daemonset(self, wanted: DaemonSetWanted) -> Object:
+        if wanted not in self._made:
+            self._made[wanted] = daemonset(wanted, self.driver, self.contents)
+        return self._made[wanted]
 
     def run(self) -> Outcome:
         """Plan and act. A write that fails is in the outcome; `guard` may raise."""

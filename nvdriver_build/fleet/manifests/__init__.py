@@ -6,7 +6,7 @@ Objects are plain dicts, as the API takes them. A pod's template holds only what
 from __future__ import annotations
 
 import json
-from typing import Mapping, Optional
+from typing import Callable, Mapping, Optional
 
 from attrs import evolve
 
@@ -24,7 +24,6 @@ __all__ = [
     "Driver",
     "Object",
     "access_objects",
-    "config_maps",
     "content_digest",
     "controller_objects",
     "daemonset",
@@ -56,31 +55,30 @@ def render(
     contents: Optional[Mapping[str, str]] = None,
     overrides: Optional[Mapping[str, str]] = None,
 ) -> list[Object]:
-    """Everything, in an order in which it can be applied. `contents`: as of `plan_objects`, `overrides` as of
-    `plan_options`.
+    """Everything, in an order in which it can be applied. `contents` has `content_digest` for each Secret of
+    `driver.secrets` by name, as far as it is known; `overrides` as of `plan_options`.
     """
     return [
         *access_objects(driver),
         *network_policies(driver),
-        *plan_objects(plan, driver, contents),
+        *plan_objects(plan, driver, lambda wanted: daemonset(wanted, driver, contents or {})),
         *controller_objects(driver, overrides or {}),
     ]
 
 
-def plan_objects(plan: Plan, driver: Driver, contents: Optional[Mapping[str, str]] = None) -> list[Object]:
-    """What changes with the plan: ConfigMaps, DaemonSets, Jobs.
-
-    `contents` has `content_digest` for each Secret of `driver.secrets` by name, as far as it is known.
-    """
-    known = contents or {}
+def plan_objects(
+    plan: Plan, driver: Driver, make: Optional[Callable[[DaemonSetWanted], Object]] = None
+) -> list[Object]:
+    """What changes with the plan: ConfigMaps, DaemonSets (as `make` has them), Jobs."""
+    make = make or (lambda wanted: daemonset(wanted, driver, {}))
     return [
-        *config_maps(driver),
-        *(daemonset(wanted, driver, known) for wanted in plan.daemonsets),
+        *_config_maps(driver),
+        *(make(wanted) for wanted in plan.daemonsets),
         *(prebuild_job(wanted, driver) for wanted in plan.prebuilds if driver.prebuilds),
     ]
 
 
-def config_maps(driver: Driver) -> list[Object]:
+def _config_maps(driver: Driver) -> list[Object]:
     """Module parameters and certificates, as far as there are any."""
     parameters = {"data": dict(driver.parameters), "immutable": True}
     found = ((CERTIFICATE_MAP, {"data": certificates(driver)}), (parameter_map(driver), parameters))
