@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import secrets
-import stat
 import tempfile
 import time
 from pathlib import Path
@@ -268,21 +267,6 @@ def lock(path: Path, timeout: float, check: Callable[[], None] = lambda: None) -
         yield
     finally:
         os.close(descriptor)
-
-
-def read_plain(path: Path, limit: int) -> bytes:
-    """The first `limit` bytes of a file where anybody may write; OSError where it is no plain file.
-
-    No link is followed, and no pipe of that name is waited for.
-    """
-    with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "no plain file", str(path))
-        return file.read(limit)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def sha256_file(path: Path) -> str:
