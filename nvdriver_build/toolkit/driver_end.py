@@ -14,7 +14,7 @@ from typing import Callable, Iterator, Mapping, Optional
 import structlog
 from attrs import define, field
 
-from nvdriver_build.errors import ToolkitError
+from nvdriver_build.errors import HeadersError, ToolkitError
 from nvdriver_build.files import private_folder, publish, publish_folder, read_plain, remove, same_plain
 from nvdriver_build.kernel import Headers
 from nvdriver_build.kernel.toolkit import ToolkitRelease
@@ -82,14 +82,19 @@ class Sidecar:
         if not self.shared.prepared.exists():
             self.prepare()
         result = self._ask(self._request(HEADERS, release))
+        place = self.shared.headers / result.attempt
         with self._usable():
-            description = dict(_read_description(self.shared.headers / result.attempt))
+            description = dict(_read_description(place))
         introduction = self.shared.introduced()
         toolkit = None
         if introduction is not None and introduction.kernel is not None:
             toolkit = ToolkitRelease(introduction.kernel, introduction.rt_kernel, introduction.rhel)
-        with _written(description) as folder:
-            yield Headers(folder, folder, release, toolkit)
+        with _written(description) as copy:
+            try:
+                yield Headers(copy, copy, release, toolkit)
+            except HeadersError as error:  # people look for what they name
+                message = error.message.replace(str(copy), str(place))
+                raise type(error)(message, hint=error.hint) from error
 
     def build(self, order: Order, source: Source, progress: Optional[Progress] = None) -> Path:
         """Have a set built; its folder, in the shared one. Raises what the build raised there."""
@@ -176,10 +181,10 @@ def _read_description(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 @contextlib.contextmanager
 def _written(description: Mapping[str, bytes]) -> Iterator[Path]:
-    """A folder of ours with these files; its name is in what is said of them."""
+    """A folder of ours with these files, gone afterwards."""
     with contextlib.ExitStack() as stack:
         try:
-            folder = stack.enter_context(private_folder(Path(tempfile.gettempdir()))) / "toolkit-headers"
+            folder = stack.enter_context(private_folder(Path(tempfile.gettempdir())))
             for name, content in description.items():
                 publish(folder / name, content, durable=False)
         except OSError as error:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
@@ -19,7 +20,7 @@ from sidecar_rig import Pod
 from structlog.testing import capture_logs
 
 from nvdriver_build.commands import Commands, SystemCommands
-from nvdriver_build.errors import NvdriverError, Stopped, ToolkitError
+from nvdriver_build.errors import HeadersError, NvdriverError, Stopped, ToolkitError
 from nvdriver_build.kernel import target_from_headers
 from nvdriver_build.obtain import Obtained, Wish, obtain
 from nvdriver_build.sets import Recipe
@@ -249,6 +250,23 @@ def test_headers_that_change_once_they_were_looked_at(pod: Pod) -> None:
         assert not headers.output.is_relative_to(pod.shared.root)
         assert headers.output.stat().st_uid == os.geteuid()
     assert not headers.output.exists()
+
+
+def test_headers_that_are_damaged_are_named_where_they_lie(pod: Pod) -> None:
+    """Not in the copy, which is gone by then."""
+    (symvers,) = (pod.root / "dtk").rglob("Module.symvers")
+    symvers.write_text("damaged\n")
+    place = f"^{pod.shared.headers}/[0-9a-f]{{16}}/Module.symvers, line 1: 'damaged' is not"
+    with pod.serving(), pytest.raises(HeadersError, match=place), pod.sidecar().headers(RELEASE) as headers:
+        target_from_headers(headers)
+
+
+def test_headers_that_have_no_place(pod: Pod, read_only_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the copy cannot be made, it is said that this is the node's own want."""
+    monkeypatch.setattr(tempfile, "tempdir", str(read_only_disk))
+    with pod.serving(), pytest.raises(ToolkitError, match="there is no folder for what") as caught:
+        pod.headers(RELEASE)
+    assert "/tmp" in (caught.value.hint or "")
 
 
 def test_a_cause_of_any_length(pod: Pod) -> None:
