@@ -176,7 +176,7 @@ def test_remove_takes_anything(tmp_path: Path) -> None:
 
 def test_remove_takes_any_depth(tmp_path: Path) -> None:
     """A folder that is deeper than Python's stack, the descriptors of a process and the length of a path."""
-    nested(tmp_path / "folder", 3000)
+    nested(tmp_path / "folder", 1200)
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, descriptors[0]), descriptors[1]))
     try:
