@@ -38,12 +38,14 @@ def driver(root: Path, arrival: float, patience: float) -> dict[str, object]:
     commands = SystemCommands("/usr/bin:/bin", check)
     sidecar = Sidecar(Shared(root / "shared"), root / "bundle", check, arrival, patience)
     sidecar.prepare()
-    target = target_from_headers(sidecar.headers((root / "kernel").read_text()))
+    with sidecar.headers((root / "kernel").read_text()) as headers:
+        target = target_from_headers(headers)
     source = open_source(root / "toolchain/source", "open", root, commands)
     wish = Wish(source, target, None, "release: a test", modules_to_build(source), jobs=1)
 
     def elsewhere(wish: Wish, recipe: Recipe, progress: Optional[Progress]) -> Path:
-        sidecar.headers(recipe.kernel_release)
+        with sidecar.headers(recipe.kernel_release):
+            pass
         return sidecar.build(Order(recipe, wish.proof, wish.jobs), wish.source, progress)
 
     obtained = obtain(wish, Store(root / "store"), commands, elsewhere=elsewhere)

@@ -31,7 +31,7 @@ from trees import write_tree
 
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.errors import Stopped
-from nvdriver_build.kernel import find_headers, target_from_headers
+from nvdriver_build.kernel import Headers, find_headers, target_from_headers
 from nvdriver_build.obtain import Wish, build_ordered, modules_to_build
 from nvdriver_build.source import open_source
 from nvdriver_build.store import Store
@@ -204,6 +204,11 @@ class Pod:
     def sidecar(self, arrival: float = PATIENCE, patience: float = PATIENCE) -> Sidecar:
         """The driver's end in this process."""
         return Sidecar(self.shared, self.root / "bundle", lambda: None, arrival, patience)
+
+    def headers(self, release: str, arrival: float = PATIENCE) -> Headers:
+        """What the driver's end is told of a kernel; the files of it are gone again."""
+        with self.sidecar(arrival).headers(release) as headers:
+            return headers
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[Server]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Mapping, Union
 
@@ -28,3 +29,17 @@ def write_tree(root: Path, files: Mapping[str, Union[str, bytes, Link]]) -> Path
         else:
             path.write_text(content)
     return root
+
+
+def nested(folder: Path, depth: int) -> None:
+    """Folders in folders, `depth` of them, with a file in each; a hundred are more than a path can name."""
+    folder.mkdir()
+    name = "d" * 50
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=here)
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        there = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = there
+    os.close(here)

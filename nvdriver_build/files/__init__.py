@@ -11,17 +11,18 @@ from nvdriver_build.files.atomic import (
     private_folder,
     publish,
     publish_folder,
-    read_plain,
     remove,
     sha256_file,
     sha256_tree,
     sweep,
     sync,
 )
+from nvdriver_build.files.plain import copy_plain, read_plain, same_plain
 
 __all__ = [
     "FULL",
     "LockedError",
+    "copy_plain",
     "exchange",
     "lock",
     "private_folder",
@@ -29,6 +30,7 @@ __all__ = [
     "publish_folder",
     "read_plain",
     "remove",
+    "same_plain",
     "sha256_file",
     "sha256_tree",
     "sweep",

@@ -10,8 +10,6 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
-import stat
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +25,7 @@ _PRIVATE = ".nvdriver-build-"
 _PRIVATE_NAME = re.compile(re.escape(_PRIVATE) + "[0-9a-f]{16}")
 _OWNER = "owner"
 _POLL = 0.1
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Linux include/uapi/linux/fcntl.h and fs.h."""
 
@@ -187,12 +186,68 @@ def _try_lock(path: Path) -> Optional[int]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a whole folder; nothing there is fine."""
+    """Remove a file or a whole folder, however deep; nothing there is fine. What cannot go of a folder stays.
+
+    No link is followed, whoever changes the folder meanwhile.
+    """
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _empty(path)
+            path.rmdir()
     else:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a folder. Two descriptors serve any depth: the way back is `..`.
+
+    That has to be where we came from: a folder that is moved meanwhile leads nobody to its new neighbours.
+    """
+    here = os.open(folder, _FOLDER)
+    way: list[tuple[str, tuple[int, int], list[str]]] = []
+    try:
+        folders = _unlink_files(here)
+        while folders or way:
+            if folders:
+                name = folders.pop()
+                try:
+                    there = os.open(name, _FOLDER, dir_fd=here)
+                except OSError:
+                    continue
+                way.append((name, _identity(here), folders))
+                folders = _unlink_files(there)
+                os.close(here)
+                here = there
+            else:
+                name, above, folders = way.pop()
+                there = os.open("..", _FOLDER, dir_fd=here)
+                os.close(here)
+                here = there
+                if _identity(here) != above:
+                    return
+                with contextlib.suppress(OSError):
+                    os.rmdir(name, dir_fd=here)
+    finally:
+        os.close(here)
+
+
+def _unlink_files(folder: int) -> list[str]:
+    """Remove all but the folders in a folder; their names."""
+    folders = []
+    with contextlib.suppress(OSError), os.scandir(folder) as found:
+        for entry in list(found):
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+                else:
+                    os.unlink(entry.name, dir_fd=folder)
+    return folders
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager
@@ -212,21 +267,6 @@ def lock(path: Path, timeout: float, check: Callable[[], None] = lambda: None) -
         yield
     finally:
         os.close(descriptor)
-
-
-def read_plain(path: Path, limit: int) -> bytes:
-    """The first `limit` bytes of a file where anybody may write; OSError where it is no plain file.
-
-    No link is followed, and no pipe of that name is waited for.
-    """
-    with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "no plain file", str(path))
-        return file.read(limit)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def sha256_file(path: Path) -> str:

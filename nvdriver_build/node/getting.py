@@ -182,8 +182,8 @@ class Ways:
         sidecar = self.sidecar
 
         def build(wish: Wish, recipe: Recipe, progress: Optional[Progress]) -> Path:
-            headers = sidecar.headers(recipe.kernel_release)
-            proof = prove(headers, target_from_headers(headers), kernel.running, kernel.tree)
+            with sidecar.headers(recipe.kernel_release) as headers:
+                proof = prove(headers, target_from_headers(headers), kernel.running, kernel.tree)
             _log.info("the toolkit's headers are the running kernel's", proof=proof.by, why=proof.detail)
             order = Order(
                 recipe,

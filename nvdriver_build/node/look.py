@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, ContextManager, Optional
 
 from attrs import frozen
 
@@ -29,8 +30,8 @@ from nvdriver_build.loader.host import Host
 from nvdriver_build.signing import KernelTrust
 from nvdriver_build.source import AUTO, OPEN, PROPRIETARY
 
-Describe = Callable[[str], Headers]
-"""Gives what the toolkit beside us has on a kernel release: enough for a target, not for a build."""
+Describe = Callable[[str], ContextManager[Headers]]
+"""Gives what the toolkit beside us has on a kernel release, for a while: enough for a target, not a build."""
 _INSTALLER = ("nvidia-installer", "--print-recommended-kernel-module-type")
 _OWN = Proof("node", "read from the node's own module folder")
 
@@ -63,14 +64,15 @@ def look(
     tree = module_tree(config, host, running.release)
     place = headers_place(config, tree, root)
     headers = find_headers(place, running.release) if place else None
-    described = headers
-    if headers is None and describe is not None and not has_symvers(tree):
-        described = describe(running.release)
-    if described is None:
-        target, proof = target_from_modules(tree, running.release), _OWN
-    else:
-        target = target_from_headers(described)
-        proof = prove(described, target, running, tree)
+    with contextlib.ExitStack() as stack:
+        described = headers
+        if headers is None and describe is not None and not has_symvers(tree):
+            described = stack.enter_context(describe(running.release))
+        if described is None:
+            target, proof = target_from_modules(tree, running.release), _OWN
+        else:
+            target = target_from_headers(described)
+            proof = prove(described, target, running, tree)
     return Kernel(running, read_security(host.sys), tree, headers, target, proof)
 
 

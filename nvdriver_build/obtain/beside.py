@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 from attrs import evolve
 
-from nvdriver_build.build import Progress, copy_modules
+from nvdriver_build.build import Progress
 from nvdriver_build.commands import Commands
 from nvdriver_build.errors import StoreError, ToolkitError
-from nvdriver_build.files import FULL, remove
+from nvdriver_build.files import FULL, copy_plain, remove
 from nvdriver_build.kernel import Headers, KernelTarget
 from nvdriver_build.obtain.fitting import require_fit
 from nvdriver_build.obtain.wish import Elsewhere, Obtained, Wish, modules_to_build
-from nvdriver_build.sets import MANIFEST, Recipe, explain_miss, open_set
+from nvdriver_build.sets import MANIFEST, MANIFEST_LIMIT, Recipe, explain_miss, open_set
 from nvdriver_build.source import open_source
 from nvdriver_build.store import Store
 from nvdriver_build.toolkit import SAME_VERSION, Order, Shared
 
-_MOST = 1024**3
-"""Bytes that a module may have; nvidia.ko with its debug information has a fifth of it."""
+_MOST = 512 * 1024**2
+"""Bytes that a module may have; nvidia.ko with its debug information has 0.2 GiB."""
 
 
 def fetch(
-    wish: Wish, recipe: Recipe, store: Store, elsewhere: Elsewhere, progress: Optional[Progress]
+    wish: Wish,
+    recipe: Recipe,
+    store: Store,
+    elsewhere: Elsewhere,
+    progress: Optional[Progress],
+    check: Callable[[], None],
 ) -> Obtained:
     """Have it built elsewhere, and believe nothing of it: a copy that nobody else can change is checked."""
     folder = elsewhere(wish, recipe, progress)
     with store.workspace() as work:
         place = work / "set"
         try:
-            copy_modules(_plain_files(folder, wish.modules), place)
+            _copy(folder, wish.modules, place, check)
             made = open_set(place)
         except (OSError, StoreError) as error:
             if isinstance(error, OSError) and error.errno in FULL:  # the store's to tell
@@ -52,14 +56,12 @@ def fetch(
         return Obtained(store.add(place, recipe.key), fit, "built")
 
 
-def _plain_files(folder: Path, modules: Sequence[str]) -> tuple[Path, ...]:
-    """The files of a set in a folder of others; OSError where one is a link, say, or has no end."""
-    paths = (folder / MANIFEST, *(folder / f"{name}.ko" for name in modules))
-    for path in paths:
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST:
-            raise OSError(f"{path} is no plain file of modest size")
-    return paths
+def _copy(folder: Path, modules: Sequence[str], place: Path, check: Callable[[], None]) -> None:
+    """Copy the files of a set out of a folder of others; OSError where one is a link, say, or has no end."""
+    place.mkdir()
+    copy_plain(folder / MANIFEST, place / MANIFEST, MANIFEST_LIMIT, check)
+    for name in modules:
+        copy_plain(folder / f"{name}.ko", place / f"{name}.ko", _MOST, check)
 
 
 def ordered(order: Order, shared: Shared, headers: Headers, target: KernelTarget, commands: Commands) -> Wish:

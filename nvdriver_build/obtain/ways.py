@@ -99,7 +99,7 @@ def _make(
         return made
     _require_unenforced(wish)
     if wish.headers is None and elsewhere is not None:
-        return fetch(wish, recipe, store, elsewhere, progress)
+        return fetch(wish, recipe, store, elsewhere, progress, commands.check)
     return build(wish, recipe, store, commands, progress)
 
 

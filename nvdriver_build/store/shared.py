@@ -11,7 +11,7 @@ from typing import Iterator, Optional
 from attrs import field, frozen
 
 from nvdriver_build.errors import ModuleFormatError, StoreError
-from nvdriver_build.files import exchange, private_folder, publish_folder, read_plain, sync
+from nvdriver_build.files import exchange, private_folder, publish_folder, read_plain, same_plain, sync
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.sets import MANIFEST, MANIFEST_LIMIT, SIGNATURE, ModuleSet, Recipe, parse_manifest
 from nvdriver_build.store.index import Index
@@ -99,10 +99,7 @@ class SharedStore:
 def _is_at(place: Path, found: ModuleSet) -> bool:
     """Whether it is there already, byte by byte."""
     with contextlib.suppress(OSError):
-        return all(
-            read_plain(place / path.name, path.stat().st_size + 1) == path.read_bytes()
-            for path in found.files
-        )
+        return all(same_plain(place / path.name, path) for path in found.files)
     return False
 
 

@@ -6,16 +6,16 @@ import contextlib
 import errno
 import secrets
 import shutil
-import stat
+import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Iterator, Optional
+from typing import Callable, Iterator, Mapping, Optional
 
 import structlog
 from attrs import define, field
 
-from nvdriver_build.errors import ToolkitError
-from nvdriver_build.files import private_folder, publish, publish_folder, remove, sha256_tree
+from nvdriver_build.errors import HeadersError, ToolkitError
+from nvdriver_build.files import private_folder, publish, publish_folder, read_plain, remove, same_plain
 from nvdriver_build.kernel import Headers
 from nvdriver_build.kernel.toolkit import ToolkitRelease
 from nvdriver_build.source import Source
@@ -40,8 +40,8 @@ ARRIVAL = 1800.0
 RETURN = 330.0
 """Seconds for the return of one that went silent: a kubelet waits at most 300 s before it starts it again."""
 _REMIND = 30.0
-_MODEST = 64 * 1024 * 1024
-"""Bytes that a file may have that describes a kernel; Module.symvers has some 2 MB."""
+_MODEST = 16 * 1024 * 1024
+"""Bytes that a file may have that describes a kernel; Module.symvers, the largest, has some 2 MB."""
 Progress = Callable[[int, int, float], None]
 _log = structlog.get_logger()
 
@@ -72,23 +72,29 @@ class Sidecar:
         with self._usable():
             write(self.shared.request, self._request(NOTHING, ""))
 
-    def headers(self, release: str) -> Headers:
+    @contextlib.contextmanager
+    def headers(self, release: str) -> Iterator[Headers]:
         """What the toolkit's headers say of kernel `release`: enough for a target and a proof, not to build.
 
-        Raises HeadersError as the toolkit's end does where it has none.
+        A copy that nobody else can change, gone afterwards. Raises HeadersError as the toolkit's end does
+        where it has none.
         """
         if not self.shared.prepared.exists():
             self.prepare()
         result = self._ask(self._request(HEADERS, release))
-        folder = self.shared.headers / result.attempt
+        place = self.shared.headers / result.attempt
         with self._usable():
-            for name in (*DESCRIPTION, VERMAGIC):
-                _require_plain(folder / name)
+            description = dict(_read_description(place))
         introduction = self.shared.introduced()
         toolkit = None
         if introduction is not None and introduction.kernel is not None:
             toolkit = ToolkitRelease(introduction.kernel, introduction.rt_kernel, introduction.rhel)
-        return Headers(folder, folder, release, toolkit)
+        with _written(description) as copy:
+            try:
+                yield Headers(copy, copy, release, toolkit)
+            except HeadersError as error:  # people look for what they name
+                message = error.message.replace(str(copy), str(place))
+                raise type(error)(message, hint=error.hint) from error
 
     def build(self, order: Order, source: Source, progress: Optional[Progress] = None) -> Path:
         """Have a set built; its folder, in the shared one. Raises what the build raised there."""
@@ -113,7 +119,7 @@ class Sidecar:
         """Put the kernel tree into the shared folder, whole, unless it is there."""
         place = self.shared.source(digest)
         with self._usable():
-            if _is_whole(place, source, digest):
+            if _is_whole(place, source):
                 return
             remove(place)
             with private_folder(place.parent) as private:
@@ -155,27 +161,38 @@ class Sidecar:
             ) from error
 
 
-def _is_whole(place: Path, source: Source, digest: str) -> bool:
+def _is_whole(place: Path, source: Source) -> bool:
     """Whether the tree is there already. Bytes count: a node that lost its power may have kept a part."""
     try:
-        alike = all(_is_alike(place / name, source.root / name) for name in source.names)
-        return alike and sha256_tree(place, source.names) == digest
+        return all(same_plain(place / name, source.root / name) for name in source.names)
     except OSError:
         return False
 
 
-def _is_alike(path: Path, ours: Path) -> bool:
-    """A file of the same size: no pipe, which would be waited for, and nothing without end."""
-    found = path.lstat()
-    return stat.S_ISREG(found.st_mode) and found.st_size == ours.stat().st_size
+def _read_description(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """The files that describe a kernel, by name; OSError for one that is no plain file of modest size."""
+    for name in (*DESCRIPTION, VERMAGIC):
+        with contextlib.suppress(FileNotFoundError):
+            content = read_plain(folder / name, _MODEST + 1)
+            if len(content) > _MODEST:
+                raise OSError(errno.EFBIG, f"more than {_MODEST} bytes", str(folder / name))
+            yield name, content
 
 
-def _require_plain(path: Path) -> None:
-    """OSError for what is there, but cannot be read at once."""
-    with contextlib.suppress(FileNotFoundError):
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MODEST:
-            raise OSError(errno.EINVAL, "no plain file of modest size", str(path))
+@contextlib.contextmanager
+def _written(description: Mapping[str, bytes]) -> Iterator[Path]:
+    """A folder of ours with these files, gone afterwards."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(private_folder(Path(tempfile.gettempdir())))
+            for name, content in description.items():
+                publish(folder / name, content, durable=False)
+        except OSError as error:
+            raise ToolkitError(
+                f"there is no folder for what the Driver Toolkit says of the kernel: {error}",
+                hint="mount a volume at /tmp, with space left",
+            ) from error
+        yield folder
 
 
 @define

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import multiprocessing
 import os
+import resource
 import stat
+import subprocess
 from pathlib import Path
-from typing import List
+from typing import Any, Callable, List
 
 import pytest
-from trees import write_tree
+from trees import nested, write_tree
 
 from nvdriver_build.files import (
     publish,
@@ -169,6 +172,80 @@ def test_remove_takes_anything(tmp_path: Path) -> None:
     for name in ("file", "folder", "link", "nothing"):
         remove(tmp_path / name)
     assert (names(tmp_path), names(tmp_path / "kept")) == (["kept"], ["file"])
+
+
+def test_remove_takes_any_depth(tmp_path: Path) -> None:
+    """A folder that is deeper than Python's stack, the descriptors of a process and the length of a path."""
+    nested(tmp_path / "folder", 1200)
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, descriptors[0]), descriptors[1]))
+    try:
+        remove(tmp_path / "folder")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
+    assert names(tmp_path) == []
+
+
+def test_remove_leaves_what_has_to_stay(tmp_path: Path, read_only_disk: Path) -> None:
+    """A place that cannot be removed ends nothing: what lies beside it goes, and so does the rest."""
+    write_tree(tmp_path / "folder", {"a/file": "", "b/mount/file": "", "c/file": ""})
+    mount = tmp_path / "folder" / "b" / "mount"
+    subprocess.run(("mount", "--bind", read_only_disk, mount), check=True)
+    try:
+        remove(tmp_path / "folder")
+        assert (names(tmp_path / "folder"), names(mount.parent)) == (["b"], ["mount"])
+    finally:
+        subprocess.run(("umount", "-l", mount), check=True)
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, listing: int, act: Callable[[], object]) -> None:
+    """Do that once the folder which is listed as the `listing`th one has been listed."""
+    real, done = os.scandir, []
+
+    def scandir(folder: int) -> Any:
+        with real(folder) as found:
+            entries = list(found)
+        done.append(folder)
+        if len(done) == listing:
+            act()
+        return contextlib.nullcontext(entries)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+def test_remove_follows_no_link_that_comes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that becomes a link once it was seen leads nowhere."""
+    write_tree(tmp_path, {"folder/sub/file": "", "kept/file": ""})
+    sub = tmp_path / "folder" / "sub"
+
+    def swap() -> None:
+        sub.rename(tmp_path / "away")
+        sub.symlink_to(tmp_path / "kept")
+
+    meanwhile(monkeypatch, 1, swap)
+    remove(tmp_path / "folder")
+    monkeypatch.undo()
+    assert (names(tmp_path / "kept"), names(tmp_path / "away")) == (["file"], ["file"])
+
+
+def test_remove_follows_no_folder_that_goes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is moved away while it is emptied leads to none of its new neighbours."""
+    files = [
+        f"{place}/{name}/{file}" for place in ("folder", "kept") for name in "ab" for file in ("f", "sub/f")
+    ]
+    write_tree(tmp_path, dict.fromkeys(files, ""))
+
+    def move() -> None:
+        (begun,) = [path for path in (tmp_path / "folder").iterdir() if not (path / "f").exists()]
+        begun.rename(tmp_path / "kept" / "moved")
+
+    meanwhile(monkeypatch, 3, move)
+    remove(tmp_path / "folder")
+    monkeypatch.undo()
+    assert names(tmp_path / "kept") == ["a", "b", "moved"]
+    assert names(tmp_path / "kept/a") == names(tmp_path / "kept/b") == ["f", "sub"]
 
 
 def test_digest_of_a_file(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from clusters import Cluster
 from keys import make_identity
+from trees import nested
 
 from nvdriver_build.errors import SigningError
 from nvdriver_build.sets import MANIFEST, SIGNATURE
@@ -38,3 +39,12 @@ def test_a_push_replaces_what_somebody_put_there(name: str, cluster: Cluster) ->
     assert cluster.shared.push(cluster.built)
     assert not cluster.shared.push(cluster.built)
     assert not cluster.offered.is_symlink()
+
+
+def test_a_folder_of_any_depth_stops_no_push(cluster: Cluster) -> None:
+    """What somebody put in the place of a set is replaced and goes, however deep it is."""
+    shutil.rmtree(cluster.offered)
+    nested(cluster.offered, 1200)
+    assert cluster.shared.push(cluster.built)
+    assert not cluster.shared.push(cluster.built)
+    assert list((cluster.shared.root / "work").iterdir()) == []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
@@ -18,7 +20,8 @@ from sidecar_rig import Pod
 from structlog.testing import capture_logs
 
 from nvdriver_build.commands import Commands, SystemCommands
-from nvdriver_build.errors import NvdriverError, ToolkitError
+from nvdriver_build.errors import HeadersError, NvdriverError, Stopped, ToolkitError
+from nvdriver_build.kernel import target_from_headers
 from nvdriver_build.obtain import Obtained, Wish, obtain
 from nvdriver_build.sets import Recipe
 from nvdriver_build.toolkit import Order, Server, documents, shared
@@ -31,7 +34,9 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
         yield pod
 
 
-def get(pod: Pod, tamper: Callable[[Path], None] = lambda _: None) -> Obtained:
+def get(
+    pod: Pod, tamper: Callable[[Path], None] = lambda _: None, check: Callable[[], None] = lambda: None
+) -> Obtained:
     """A set as the node gets it; `tamper` may change what was delivered before it is looked at."""
     sidecar = pod.sidecar()
 
@@ -40,7 +45,7 @@ def get(pod: Pod, tamper: Callable[[Path], None] = lambda _: None) -> Obtained:
         tamper(folder)
         return folder
 
-    return obtain(pod.wish(), pod.store, SystemCommands("/usr/bin:/bin"), elsewhere=elsewhere)
+    return obtain(pod.wish(), pod.store, SystemCommands("/usr/bin:/bin", check), elsewhere=elsewhere)
 
 
 def module(folder: Path) -> Path:
@@ -95,6 +100,37 @@ def test_a_module_without_end(pod: Pod, small_disk: Path) -> None:
     pod.store.root.symlink_to(small_disk)
     with pod.serving(), pytest.raises(ToolkitError, match="what the Driver Toolkit delivered in"):
         get(pod, lambda folder: huge(module(folder)))
+
+
+def copying(pod: Pod) -> bool:
+    """Whether a module is being copied into the node's store."""
+    return any(pod.store.root.glob("work/*/work/set/nvidia.ko"))
+
+
+def test_a_module_that_grows_while_it_is_copied(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of it is copied than a module may have."""
+    monkeypatch.setattr("nvdriver_build.obtain.beside._MOST", 5_000_000)
+
+    def grow() -> None:
+        if copying(pod):
+            (delivered,) = pod.shared.store.glob("sets/*/nvidia.ko")
+            os.truncate(delivered, delivered.stat().st_size + 2_000_000)
+
+    with pod.serving(), pytest.raises(ToolkitError, match=r"more than 5000000 bytes: .*/nvidia\.ko"):
+        get(pod, check=grow)
+    assert list(pod.store.root.glob("work/*")) == []
+
+
+def test_a_signal_while_a_module_is_copied(pod: Pod) -> None:
+    """It is heard, and nothing is left."""
+
+    def check() -> None:
+        if copying(pod):
+            raise Stopped(signal.SIGTERM)
+
+    with pod.serving(), pytest.raises(Stopped):
+        get(pod, check=check)
+    assert list(pod.store.root.glob("work/*")) == []
 
 
 def test_another_set_than_was_ordered(pod: Pod) -> None:
@@ -200,7 +236,37 @@ def test_headers_that_are_no_files(
 
     monkeypatch.setattr(Server, "_describe", odd_one)
     with pod.serving(), pytest.raises(ToolkitError, match=f"cannot be used: .*{name}"):
-        pod.sidecar().headers(RELEASE)
+        pod.headers(RELEASE)
+
+
+def test_headers_that_change_once_they_were_looked_at(pod: Pod) -> None:
+    """What describes a kernel is read from a copy of ours, which is gone afterwards."""
+    with pod.serving(), pod.sidecar().headers(RELEASE) as headers:
+        for path in pod.shared.headers.rglob("*"):
+            if path.is_file():
+                link(path)
+                path.with_name("elsewhere").unlink()
+        assert target_from_headers(headers).symbols == pod.wish().target.symbols
+        assert not headers.output.is_relative_to(pod.shared.root)
+        assert headers.output.stat().st_uid == os.geteuid()
+    assert not headers.output.exists()
+
+
+def test_headers_that_are_damaged_are_named_where_they_lie(pod: Pod) -> None:
+    """Not in the copy, which is gone by then."""
+    (symvers,) = (pod.root / "dtk").rglob("Module.symvers")
+    symvers.write_text("damaged\n")
+    place = f"^{pod.shared.headers}/[0-9a-f]{{16}}/Module.symvers, line 1: 'damaged' is not"
+    with pod.serving(), pytest.raises(HeadersError, match=place), pod.sidecar().headers(RELEASE) as headers:
+        target_from_headers(headers)
+
+
+def test_headers_that_have_no_place(pod: Pod, read_only_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the copy cannot be made, it is said that this is the node's own want."""
+    monkeypatch.setattr(tempfile, "tempdir", str(read_only_disk))
+    with pod.serving(), pytest.raises(ToolkitError, match="there is no folder for what") as caught:
+        pod.headers(RELEASE)
+    assert "/tmp" in (caught.value.hint or "")
 
 
 def test_a_cause_of_any_length(pod: Pod) -> None:

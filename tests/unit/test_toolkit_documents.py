@@ -79,7 +79,7 @@ def test_requests_that_are_none(pod: Pod) -> None:
             until(lambda: len(errors(logs)) == number)  # noqa: B023
             assert "cannot be understood" in errors(logs)[-1] or "has schema" in errors(logs)[-1], name
         assert not pod.shared.result.exists()
-        assert pod.sidecar().headers(RELEASE).release == RELEASE
+        assert pod.headers(RELEASE).release == RELEASE
 
 
 def errors(logs: Any) -> list[str]:
@@ -100,7 +100,7 @@ def test_a_request_that_is_no_file(pod: Pod, kind: str) -> None:
     with capture_logs() as logs, pod.serving():
         until(lambda: len(errors(logs)) == 1)
         place.rmdir() if kind == "folder" else place.unlink()
-        assert pod.sidecar().headers(RELEASE).release == RELEASE
+        assert pod.headers(RELEASE).release == RELEASE
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def refused(pod: Pod, act: Callable[[str], None]) -> NvdriverError:
     thread = answering(pod, act)
     began = time.monotonic()
     with pytest.raises(NvdriverError) as caught:
-        pod.sidecar().headers(RELEASE)
+        pod.headers(RELEASE)
     seconds = time.monotonic() - began
     thread.join()
     in_time(seconds, 1)
@@ -209,7 +209,7 @@ def test_beats_that_are_none(pod: Pod) -> None:
 
     thread = answering(pod, beat)
     with pytest.raises(ToolkitError, match="no sign of life"):
-        pod.sidecar(arrival=0).headers(RELEASE)
+        pod.headers(RELEASE, arrival=0)
     thread.join()
 
 

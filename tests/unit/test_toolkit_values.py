@@ -51,7 +51,7 @@ def test_garbage_of_an_earlier_pod(pod: Pod) -> None:
     publish(pod.shared.result, b"garbage")
     publish(pod.shared.request, b"garbage")
     with pod.serving():
-        assert pod.sidecar().headers(RELEASE).release == RELEASE
+        assert pod.headers(RELEASE).release == RELEASE
 
 
 def test_an_answer_to_another_attempt(pod: Pod) -> None:
@@ -70,15 +70,15 @@ def test_an_answer_to_another_attempt(pod: Pod) -> None:
 def test_odd_values_come_out_as_they_went_in(pod: Pod) -> None:
     """Quotes, newlines and $() are text in every value that crosses; nothing is executed."""
     pod.dtk(toolkit(RELEASE, document={"KERNEL_VERSION": RELEASE, "RHEL_VERSION": ODD}))
-    sidecar, order = pod.sidecar(), pod.order(proof=ODD)
+    order = pod.order(proof=ODD)
     with pod.serving():
-        found = sidecar.headers(RELEASE)
+        found = pod.headers(RELEASE)
         assert found.toolkit is not None and found.toolkit.rhel == ODD
         with pytest.raises(HeadersMismatch) as caught:
-            sidecar.headers(ODD)
+            pod.headers(ODD)
         assert f"of RHEL {ODD} " in caught.value.message
         assert f"no headers of kernel {ODD};" in caught.value.message
-        made = open_set(sidecar.build(order, pod.wish().source))
+        made = open_set(pod.sidecar().build(order, pod.wish().source))
         assert made.manifest.provenance.proof == ODD
         write(pod.shared.request, Request("a" * 16, ODD, HEADERS, ODD, tool=ODD))
         assert f"nvdriver-build {ODD}," in (pod.answer("a" * 16).error or {})["message"]
@@ -112,7 +112,7 @@ def test_what_the_toolkit_says_of_itself(pod: Pod, rt: object) -> None:
     with pod.serving() as server:
         pod.introduced()
         found = read(pod.shared.introduction, Introduction)
-        assert pod.sidecar().headers(RT).release == RT
+        assert pod.headers(RT).release == RT
     assert found == Introduction(
         instance=server.instance,
         tool="0.1.0",
@@ -148,9 +148,8 @@ def test_a_clock_that_jumps(pod: Pod) -> None:
     with pytest.MonkeyPatch.context() as patch, capture_logs() as logs:
         patch.setattr(time, "time", lambda: clock() + next(jumps))
         with pod.serving():
-            sidecar = pod.sidecar()
-            sidecar.headers(RELEASE)
-            sidecar.build(pod.order(), pod.wish().source)
+            pod.headers(RELEASE)
+            pod.sidecar().build(pod.order(), pod.wish().source)
     heard_each_other(logs, "log_level")
 
 
