@@ -175,7 +175,8 @@ def test_a_reader_that_meets_a_prune_gets_the_set(
     made = put(store, recipe())
     os.utime(made.folder, (time.time() - 100 * DAY,) * 2)
     used, away, met, back = (threading.Event() for _ in range(4))
-    rename, utime, opened, found = Path.rename, os.utime, store_room.open_entry, []
+    rename, utime, opened = Path.rename, os.utime, entries_room.open_entry
+    found: List[Optional[ModuleSet]] = []
 
     def read() -> None:
         found.append(store.find(recipe()))
@@ -230,7 +231,8 @@ def test_a_set_that_goes_while_it_is_read_is_none(tmp_path: Path, monkeypatch: p
     """Where it does not come back within a second, it is as one that was never there: nothing is told."""
     store = Store(tmp_path / "store")
     made = put(store, recipe())
-    opened, pauses = store_room.open_entry, []
+    opened = entries_room.open_entry
+    pauses: List[float] = []
 
     def gone_first(folder: Path, **more: Any) -> ModuleSet:
         shutil.rmtree(made.folder)

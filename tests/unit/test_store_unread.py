@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Dict
 
 import pytest
 from cli_runs import cli
@@ -89,12 +89,13 @@ def test_what_says_nothing_of_where_it_came_from_is_damage(
     place = made.folder / FOREIGN
     monkeypatch.chdir(made.folder)  # names of sockets are short
     with socket.socket(socket.AF_UNIX) as listening:
-        {
+        ways: Dict[str, Callable[[], Any]] = {
             "folder": place.mkdir,
             "pipe": lambda: os.mkfifo(place),
             "socket": lambda: listening.bind(FOREIGN),
             "link": lambda: place.symlink_to(MANIFEST),
-        }[what]()
+        }
+        ways[what]()
     monkeypatch.undo()
     with capture_logs() as logs:
         assert store.find(recipe()) is None
