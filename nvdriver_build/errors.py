@@ -16,6 +16,7 @@ NvdriverError                 1   a bug, if nothing more precise was raised
 ├── LoadError                 15  the kernel did not take the modules
 ├── InUseError                16  the driver is in use
 ├── StoreError                17  store or registry
+│   └── CannotRead            17  nothing is known of a set: it could not be read now
 ├── ToolkitError              18  the DTK sidecar failed or went silent
 ├── NoGpuError                19  nothing to drive
 └── ClusterError              20  the cluster's API
@@ -133,6 +134,10 @@ class StoreError(NvdriverError):
     """A store of module sets cannot be read or written."""
 
     exit_code = 17
+
+
+class CannotRead(StoreError):
+    """A module set could not be read: no memory, too many open files, a disk or a server that fails."""
 
 
 class ToolkitError(NvdriverError):

@@ -60,7 +60,8 @@ def _row(entry: Entry) -> tuple[str, ...]:
     used = datetime.datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
     size = f"{entry.size / 2**20:.1f}"
     if entry.set is None:
-        return (entry.key[:12], "-", "-", "-", size, used, f"damaged: {entry.problem}")
+        problem = entry.problem if entry.unread else f"damaged: {entry.problem}"
+        return (entry.key[:12], "-", "-", "-", size, used, problem or "")
     recipe = entry.set.manifest.recipe
     return (entry.key[:12], recipe.driver_version, recipe.kind, recipe.kernel_release, size, used, "")
 
@@ -109,8 +110,9 @@ def verify(as_json: bool) -> None:
     damaged = [entry for entry in entries if entry.problem is not None]
     if damaged and not as_json:
         raise StoreError(
-            f"{len(damaged)} of {len(entries)} sets are damaged",
-            hint="they are dropped and built anew when they are needed; 'store prune' drops them now",
+            f"{len(damaged)} of {len(entries)} sets are damaged or cannot be read",
+            hint="what is damaged is dropped and built anew when it is needed, 'store prune' drops it now; "
+            "what cannot be read now stays",
         )
     if damaged:
         raise click.exceptions.Exit(StoreError.exit_code)
@@ -118,7 +120,12 @@ def verify(as_json: bool) -> None:
 
 @store.command()
 @click.option(
-    "--older-than", "days", type=click.FloatRange(min=0), default=90.0, show_default=True, help="Days unused."
+    "--older-than",
+    "days",
+    type=click.FloatRange(min=0),
+    default=90.0,
+    show_default=True,
+    help="Days unused; an hour at least, whatever the options.",
 )
 @click.option("--larger-than", "mebibytes", type=click.FloatRange(min=0), help="MiB of the sets used last.")
 @click.option(
@@ -131,7 +138,7 @@ def verify(as_json: bool) -> None:
 @_json
 @log_options
 def prune(days: float, mebibytes: Optional[float], kernels: tuple[str, ...], as_json: bool) -> None:
-    """Drop sets that nobody used for some days, and damaged ones; never what is loaded."""
+    """Drop sets that nobody used for some days, and damaged ones; never what is loaded or was just used."""
     place = _store()
     size = None if mebibytes is None else int(mebibytes * 2**20)
     rules = Rules(days * DAY, size, kernels, os.uname().release)

@@ -231,8 +231,11 @@ def _capacity(config: Config) -> Check:
 
 def _store(config: Config) -> Check:
     entries = Store(config.store).entries()
-    damaged = sum(entry.problem is not None for entry in entries)
+    unread = sum(entry.unread for entry in entries)
+    damaged = sum(entry.problem is not None for entry in entries) - unread
     detail = f"{len(entries)} sets in {config.store}, {damaged} damaged"
+    if unread:
+        return Check("store", None, f"{detail}, {unread} that cannot be read now", "'store verify' says why")
     if damaged:
         return Check("store", None, detail, "they are dropped when they are needed; 'store verify' says why")
     return Check("store", True, detail)

@@ -7,6 +7,7 @@ signature.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import re
@@ -19,7 +20,7 @@ import cattrs
 from attrs import field, frozen
 
 from nvdriver_build.elf import ModuleFacts, read_module
-from nvdriver_build.errors import StoreError
+from nvdriver_build.errors import CannotRead, StoreError
 from nvdriver_build.files import publish, read_plain, sha256_file
 from nvdriver_build.sets.documents import facts_document
 from nvdriver_build.sets.recipe import SCHEMA, Recipe, digest_of
@@ -42,6 +43,16 @@ UNREADABLE = (
 """What reading a document that anybody may have written can raise."""
 MANIFEST_LIMIT = 64 * 1024 * 1024
 _FOREIGN_LIMIT = 4096
+_TELLING = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EINVAL,
+    errno.ENXIO,
+)
+"""What the system says of files that are not what belongs there. Any other error may pass, EIO too: a path
+to a disk comes back. A set whose sector is lost for good is replaced by the next one of its key."""
 _FILE = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.+-]*")
 """Names of files that no system takes for a path, nor refuses."""
 
@@ -160,7 +171,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def open_set(folder: Path, *, check: bool = True) -> ModuleSet:
-    """Read a set; StoreError with the reason where it is damaged in any way.
+    """Read a set; StoreError with the reason where it is damaged in any way, CannotRead where nobody knows.
 
     With `check` every byte counts: the manifest is compared with its own digest, each file with its.
     """
@@ -191,7 +202,7 @@ def _read_manifest(path: Path, check: bool) -> Manifest:
     except FileNotFoundError:
         raise _damaged(path.parent, f"it has no {MANIFEST}") from None
     except OSError as error:
-        raise _damaged(path.parent, f"its manifest cannot be read ({error.strerror})") from error
+        raise not_read(path.parent, "its manifest", error) from error
 
 
 def parse_manifest(data: bytes, place: object, check: bool = True) -> Manifest:
@@ -226,13 +237,23 @@ def _require_sound(manifest: Manifest, place: object) -> None:
 def _check_file(folder: Path, file: ModuleFile) -> None:
     path = folder / file.file
     try:
-        if stat.S_ISFIFO(path.stat().st_mode):  # to open it would wait forever
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait forever
             raise _damaged(folder, f"{file.file} is no file")
         found = sha256_file(path)
     except OSError as error:
-        raise _damaged(folder, f"{file.file} cannot be read: {error.strerror}") from error
+        raise not_read(folder, file.file, error) from error
     if found != file.sha256:
         raise _damaged(folder, f"{file.file} has sha256 {found}, the manifest says {file.sha256}")
+
+
+def not_read(place: object, name: str, error: OSError) -> StoreError:
+    """What it means that a file of a set cannot be read: damage, or CannotRead, which may pass."""
+    if error.errno in _TELLING:
+        return _damaged(place, f"{name} cannot be read ({error.strerror})")
+    return CannotRead(
+        f"module set {place} cannot be read now: {name}: {error.strerror or error}",
+        hint="it may be good, and stays: look at memory, open files and the disk (`dmesg`), then try again",
+    )
 
 
 def _damaged(place: object, reason: str) -> StoreError:

@@ -8,7 +8,8 @@
     ROOT/locks/KEY                 held while that key is built
 
 A crash leaves at most a private folder under `work`, which the next user of the store removes. A published
-set is never changed; one whose bytes differ from its manifest is dropped as soon as it is seen.
+set is never changed; one whose bytes differ from its manifest is dropped as soon as it is seen. One that
+cannot be read now may be good: it stays until there is another of its key.
 
 Who can write here decides what the kernel runs: the store is its node's own. Sets of others come in through
 `obtain` alone, say so in a file `foreign`, and are asked for their signature each time.
@@ -20,6 +21,7 @@ import contextlib
 import os
 import re
 import time
+from functools import partial
 from pathlib import Path
 from typing import Callable, Collection, Iterator, Optional, Sequence
 
@@ -28,6 +30,7 @@ from attrs import frozen
 
 from nvdriver_build.build.kept import forget
 from nvdriver_build.errors import (
+    CannotRead,
     CannotVerify,
     ModuleFormatError,
     NvdriverError,
@@ -38,9 +41,18 @@ from nvdriver_build.errors import (
 from nvdriver_build.files import FULL, LockedError, lock, private_folder, publish_folder, sweep
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.sets import MANIFEST, ModuleSet, Recipe, explain_miss
-from nvdriver_build.signing import TRUST_HINT
-from nvdriver_build.store.entries import Entry, last_used, open_entry, read_entry
+from nvdriver_build.store.entries import (
+    Entry,
+    Vouch,
+    is_refused,
+    last_used,
+    open_entry,
+    read_entry,
+    refuse_foreign,
+    still_goes,
+)
 from nvdriver_build.store.index import Index
+from nvdriver_build.store.owner import make_root, require_own
 from nvdriver_build.store.pruning import Rules, unwanted
 from nvdriver_build.store.remote import Offer, Remote
 from nvdriver_build.store.shared import SharedStore
@@ -50,15 +62,9 @@ __all__ = ["Entry", "Offer", "Remote", "Rules", "SharedStore", "Store"]
 _KEY = re.compile(r"[0-9a-f]{64}")
 _EXPLAINED = 16
 """Sets that are opened to explain a miss."""
+_LOOKS, _PAUSE = 10, 0.1
+"""So often, with so many seconds between, a set is looked for that went out of sight while it was read."""
 _log = structlog.get_logger()
-
-
-def refuse_foreign(found: ModuleSet) -> None:
-    """SigningError: nobody is trusted but this node itself."""
-    raise SigningError(
-        f"it came from {found.foreign}, and no certificate is configured that could have signed it",
-        hint=TRUST_HINT,
-    )
 
 
 @frozen
@@ -66,7 +72,7 @@ class Store:
     """The store below `root`; the folder is made, for its owner only, when something is first put in."""
 
     root: Path
-    vouch: Callable[[ModuleSet], None] = refuse_foreign
+    vouch: Vouch = refuse_foreign
 
     def find(self, recipe: Recipe) -> Optional[ModuleSet]:
         """The set of exactly this recipe, every byte checked; a damaged one is dropped, told, and None."""
@@ -88,37 +94,49 @@ class Store:
                     self._index.drop(key)
 
     def take(self, key: str) -> Optional[ModuleSet]:
-        """The set of a key, every byte checked; a damaged one is dropped, told, and None."""
+        """The set of a key, every byte checked; a damaged one is dropped, told, and None.
+
+        One that cannot be looked at now is left alone, told, and None.
+        """
         folder = self._folder(key)
+        for look in range(_LOOKS):
+            if not self._is_there(folder):
+                if look == 0:
+                    return None
+                time.sleep(_PAUSE)
+                continue
+            with contextlib.suppress(OSError):  # a read-only store serves as well
+                os.utime(folder)  # first of all: what is used now is not pruned
+            try:
+                found = open_entry(folder, vouch=self.vouch)
+            except (CannotRead, CannotVerify) as error:  # it may be good: another start may tell
+                self._told(key, "a set that cannot be looked at is left alone", error)
+                return None
+            except (StoreError, SigningError) as error:
+                if look > 0 and self._drop_refused(key, error):
+                    return None
+                continue
+            self._note(found)
+            sweep(self.root / "work")  # a hit needs no workspace, which would sweep
+            return found
+        return None
+
+    def _is_there(self, folder: Path) -> bool:
         with self._translated():
             try:
                 folder.lstat()
             except FileNotFoundError:
-                return None
-            self._require_own()
-        with contextlib.suppress(OSError):  # a read-only store serves as well
-            os.utime(folder)  # first of all: what is used now is not pruned
-        try:
-            found = open_entry(folder)
-            if found.foreign is not None:
-                self.vouch(found)
-        except (StoreError, OSError) as error:
-            why = error if isinstance(error, StoreError) else StoreError(f"it cannot be read: {error}")
-            self._told(key, "a damaged set is dropped from the store", why)
-            return None
-        except CannotVerify as error:  # it may be good: another start may tell
-            _log.warning("a set of others is left alone", key=key[:12], reason=error.message, hint=error.hint)
-            return None
-        except SigningError as error:
-            self._told(key, "a set that nobody vouches for is dropped from the store", error)
-            return None
-        self._note(found)
-        sweep(self.root / "work")  # a hit needs no workspace, which would sweep
-        return found
+                return False
+            require_own(self.root)
+            return True
+
+    def _drop_refused(self, key: str, error: NvdriverError) -> bool:
+        what = "a set that nobody vouches for" if isinstance(error, SigningError) else "a damaged set"
+        self._told(key, f"{what} is dropped from the store", error)
+        return self._drop(key, partial(is_refused, vouch=self.vouch))
 
     def _told(self, key: str, event: str, error: NvdriverError) -> None:
         _log.warning(event, key=key[:12], reason=error.message, hint=error.hint)
-        self.drop(key)
 
     def _note(self, found: ModuleSet) -> None:
         """Let other kernels find it, too; where that is not to be had, this one is served all the same."""
@@ -143,7 +161,7 @@ class Store:
         """A private folder on the store's own file system, gone afterwards."""
         with contextlib.ExitStack() as stack:
             with self._translated():
-                self._make_root()
+                make_root(self.root)
                 folder = stack.enter_context(private_folder(self.root / "work"))
             try:
                 yield folder
@@ -162,7 +180,7 @@ class Store:
         with contextlib.ExitStack() as stack:
             try:
                 with self._translated():
-                    self._make_root()
+                    make_root(self.root)
                     try:
                         stack.enter_context(lock(place, 0, check))
                     except LockedError:
@@ -207,22 +225,26 @@ class Store:
             sweep(self.root / "work")
             forget(self.root / "kept", time.time() - rules.unused)
         gone = unwanted(self.entries(), keep, rules, time.time())
-        return tuple(entry.key for entry in gone if self._drop(entry.key, entry.used))
+        return tuple(entry.key for entry in gone if self._drop(entry.key, partial(still_goes, entry)))
 
     def drop(self, key: str) -> None:
         """Take a set out: first out of sight by a rename, then off the disk."""
-        self._drop(key, None)
+        self._drop(key, lambda place: True)
 
-    def _drop(self, key: str, used: Optional[float]) -> bool:
-        """Drop a set, unless somebody has used it after `used`: whoever takes it says so first (`take`)."""
+    def _drop(self, key: str, goes: Callable[[Path], bool]) -> bool:
+        """Drop a set if it `goes`: asked before, and again where nobody else can reach it.
+
+        What was used between the two, or came there, is put back: who is reading it looks again (`take`).
+        """
         place = self._folder(key)
         with self._translated(), self.workspace() as private:
-            if used is not None and last_used(place) > used:
+            if not goes(place):
                 return False
             with contextlib.suppress(FileNotFoundError):
                 place.rename(private / key)
-            if used is not None and last_used(private / key) > used:  # between the two lines above
-                publish_folder(private / key, place)
+            if not goes(private / key):
+                with contextlib.suppress(FileNotFoundError):
+                    publish_folder(private / key, place, durable=False)  # at once: it is on the disk already
                 return False
             self._index.drop(key)
             self.log(key).unlink(missing_ok=True)
@@ -244,24 +266,6 @@ class Store:
     @property
     def _index(self) -> Index:
         return Index(self.root)
-
-    def _make_root(self) -> None:
-        """The store is its owner's alone, whatever is put in first."""
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.root.stat().st_uid == os.geteuid() and not any(self.root.iterdir()):
-            self.root.chmod(0o700)  # a volume that is new, an emptyDir say, is open to all
-        self._require_own()
-
-    def _require_own(self) -> None:
-        """StoreError where somebody else could have put in what would be loaded as root."""
-        with contextlib.suppress(FileNotFoundError):
-            found = self.root.stat()
-            if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
-                raise StoreError(
-                    f"the store {self.root} is open to others (owner {found.st_uid}, mode "
-                    f"{found.st_mode & 0o7777:04o}): what they put there would be loaded into the kernel",
-                    hint="chown it to this program's user, and chmod 700; NVDRIVER_REGISTRY is for sharing",
-                )
 
     def _folders(self) -> list[Path]:
         with self._translated(), contextlib.suppress(FileNotFoundError):

@@ -158,6 +158,16 @@ def test_a_store_with_a_damaged_set_is_no_end(node: FakeHost, rig: FakeToolchain
     assert (check.ok, check.code, check.detail.endswith("1 damaged")) == (None, None, True)
 
 
+def test_a_store_with_a_set_that_cannot_be_read_is_no_end(node: FakeHost, rig: FakeToolchain) -> None:
+    """It is told apart from damage: nothing drops it."""
+    folder = rig.root / "store/sets" / ("0" * 64)
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").symlink_to("/proc/self/mem")  # a plain file whose first byte is EIO
+    check = checks_of(node, rig)["store"]
+    assert (check.ok, check.code) == (None, None)
+    assert check.detail.endswith("0 damaged, 1 that cannot be read now")
+
+
 def test_a_source_that_run_refuses_is_bad(node: FakeHost, rig: FakeToolchain) -> None:
     """Another version than DRIVER_VERSION, what is no archive, a `.run` without its sum: all end with 11."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Callable, List
@@ -65,5 +66,7 @@ def prepare(what: str, cluster: Cluster, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     if what in ("prune", "sign"):
         shutil.copytree(cluster.root / "builder", place)
+        for folder in place.glob("sets/*"):
+            os.utime(folder, (1, 1))  # what was used just now is not pruned
     if what == "give":
         shutil.rmtree(cluster.shared.root, ignore_errors=True)

@@ -149,9 +149,14 @@ def _file(folder: Path) -> None:
     folder.write_text("a file where the set was")
 
 
-def _dangling(folder: Path) -> None:
+def _instead(folder: Path) -> Path:
+    """The place of a module that is gone."""
     (folder / "nvidia.ko").unlink()
-    (folder / "nvidia.ko").symlink_to("gone")
+    return folder / "nvidia.ko"
+
+
+def _dangling(folder: Path) -> None:
+    _instead(folder).symlink_to("gone")
 
 
 DAMAGE: Dict[str, Callable[[Path], Any]] = {
@@ -165,6 +170,10 @@ DAMAGE: Dict[str, Callable[[Path], Any]] = {
     "an empty folder": _empty,
     "a file": _file,
     "a dangling link": _dangling,
+    "a loop of links": lambda folder: _instead(folder).symlink_to("nvidia.ko"),
+    "a folder": lambda folder: _instead(folder).mkdir(),
+    "a pipe": lambda folder: os.mkfifo(_instead(folder)),
+    "a file without end": lambda folder: _instead(folder).symlink_to("/dev/zero"),
 }
 
 
