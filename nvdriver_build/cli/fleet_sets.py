@@ -221,12 +221,15 @@ class Looking:
 
 
 def _signed(registry: Registry, key: str, trust: Trust, commands: Commands) -> Optional[Recipe]:
-    """The recipe of a set whose manifest somebody trusted has signed; None where there is none."""
+    """The recipe of a set whose manifest somebody trusted has signed, and whose modules are there; None where
+    there is none.
+    """
     try:
         offer = registry.offer(key)
         if offer is None:
             return None
         trust.require(offer.manifest, offer.signature, f"set {key[:12]} of {registry}", commands)
+        offer.require_modules()
     except CannotVerify:
         raise
     except (SigningError, Unbelievable) as error:

@@ -28,7 +28,7 @@ from nvdriver_build.sets import (
     parse_manifest,
 )
 from nvdriver_build.signing import TRUST_HINT, Trust
-from nvdriver_build.store import Offer, Remote, Store
+from nvdriver_build.store import Offer, Remote, Store, Unbelievable
 
 ORIGIN = "registry"
 _CANDIDATES, _SEARCH = 64, 120.0
@@ -59,7 +59,7 @@ class Outside:
         """A set from there that fits, in the node's own store by now, if there is one; whether it serves.
 
         What is wrong with that place, or with what it has, is told and does not end anything: there are
-        other ways.
+        other ways. One set that is damaged hides no other one.
         """
         if not self.trust.certificates:
             _log.warning(f"{self.remote} is not asked: no certificate is configured", hint=TRUST_HINT)
@@ -71,7 +71,7 @@ class Outside:
                     return found, True
         except StoreError as error:
             _log.warning(f"{self.remote} does not serve", reason=error.message, hint=error.hint)
-            return None, False
+            return None, isinstance(error, Unbelievable)  # a note of what fits: whoever builds mends it
         return None, True
 
     def _keys(self, wish: Wish, recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
@@ -108,7 +108,11 @@ class Outside:
             yield found
 
     def _taken(self, key: str, wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
-        offer = self.remote.offer(key)
+        try:
+            offer = self.remote.offer(key)
+        except Unbelievable as error:
+            self._tell_refused(key, error)
+            return None
         if offer is None:
             return None
         try:
@@ -117,10 +121,13 @@ class Outside:
                 _require_like(manifest, recipe, wish.target)
             return self._fetched(offer, wish, store)
         except (SigningError, FitError, StoreError) as error:
-            _log.warning(
-                f"a set of {self.remote} is refused", key=key[:12], reason=error.message, hint=error.hint
-            )
+            self._tell_refused(key, error)
             return None
+
+    def _tell_refused(self, key: str, error: NvdriverError) -> None:
+        _log.warning(
+            f"a set of {self.remote} is refused", key=key[:12], reason=error.message, hint=error.hint
+        )
 
     def _require_signed(self, offer: Offer, key: str) -> Manifest:
         """The manifest, once its signature is good, and it is the one that was asked for."""

@@ -112,9 +112,9 @@ class Content:
             )
         self._compare(f"sha256:{into.digest.hexdigest()}", blob.digest, blob.title or "a blob")
 
-    def has(self, blob: Blob) -> bool:
-        """Whether the registry has a blob."""
-        answer = self.session.ask("HEAD", f"blobs/{blob.digest}", scope=PUSH, wanted=(200, 404))
+    def has(self, blob: Blob, scope: str = PUSH) -> bool:
+        """Whether the registry has a blob; `scope` is what the login may do."""
+        answer = self.session.ask("HEAD", f"blobs/{blob.digest}", scope=scope, wanted=(200, 404))
         return answer.status == 200
 
     def put(self, blob: Blob, content: Union[bytes, Path]) -> bool:

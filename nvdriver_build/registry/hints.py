@@ -24,6 +24,7 @@ from nvdriver_build.registry.artifacts import NOTHING, note, parse_note
 from nvdriver_build.registry.blobs import Content
 from nvdriver_build.sets import Manifest, Recipe
 from nvdriver_build.store.index import LAYOUT, family
+from nvdriver_build.store.remote import Unbelievable
 
 _FIT = "application/vnd.nvdriver-build.fit.v1"
 _KEYS = "nvdriver-build.keys"
@@ -71,7 +72,7 @@ def _sound(content: Content, tag: str) -> tuple[str, ...]:
     """The same; none of what is no such note."""
     try:
         return _keys(content, tag)
-    except ValueError:
+    except (ValueError, Unbelievable):
         return ()
 
 

@@ -56,6 +56,10 @@ class Failed(Exception):
         self.tls = tls
 
 
+class TooMuch(Failed):
+    """An answer of more bytes than it may have."""
+
+
 class _Here(Exception):
     """A file of ours cannot be read or written: nothing that the other side did."""
 
@@ -201,7 +205,7 @@ def _take(worker: Any, response: Any, most: int, sink: Optional[Sink]) -> bytes:
             return b"".join(kept)
         size += len(data)
         if size > most and 200 <= response.status < 300:
-            raise Failed(f"answers with more than {most} bytes")
+            raise TooMuch(f"answers with more than {most} bytes")
         if size > most:  # an error page: its start will do, and the connection is not used again
             response.close()
             return b"".join((*kept, data))[:most]

@@ -15,7 +15,7 @@ from nvdriver_build.files import exchange, private_folder, publish_folder, read_
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.sets import MANIFEST, MANIFEST_LIMIT, SIGNATURE, ModuleSet, Recipe, parse_manifest
 from nvdriver_build.store.index import Index
-from nvdriver_build.store.remote import required_signature
+from nvdriver_build.store.remote import Unbelievable, required_signature
 
 
 @frozen
@@ -57,7 +57,7 @@ class SharedStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _unusable(folder / MANIFEST, error) from error
+            raise _unusable(folder / MANIFEST, error, Unbelievable) from error
         signature = None
         with contextlib.suppress(OSError):
             signature = read_plain(folder / SIGNATURE, MANIFEST_LIMIT)
@@ -106,8 +106,8 @@ def _is_at(place: Path, found: ModuleSet) -> bool:
     return False
 
 
-def _unusable(place: Path, error: OSError) -> StoreError:
-    return StoreError(
+def _unusable(place: Path, error: OSError, kind: type[StoreError] = StoreError) -> StoreError:
+    return kind(
         f"the shared store cannot be used: {place}: {error.strerror or error}",
         hint="is it mounted, and may this node read it (and write, where it builds for others)?",
     )

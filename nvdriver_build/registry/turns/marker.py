@@ -21,6 +21,7 @@ from nvdriver_build.errors import StoreError
 from nvdriver_build.registry.artifacts import NOTHING, note, parse_note
 from nvdriver_build.registry.blobs import Content
 from nvdriver_build.registry.turns.board import NoBoard, Sight
+from nvdriver_build.store.remote import Unbelievable
 
 _TURN = "application/vnd.nvdriver-build.turn.v1"
 _HOLDER, _BEAT = "nvdriver-build.holder", "nvdriver-build.beat"
@@ -43,10 +44,10 @@ class MarkerBoard:
         try:
             document = self.content.document(_tag(key))
             said = parse_note(document, _TURN) if document is not None else None
+        except (ValueError, Unbelievable):
+            return None
         except StoreError as error:
             raise NoBoard(error.message) from error
-        except ValueError:
-            return None
         if said is None:
             return None
         holder, mark = (said.get(name, "")[:_LONGEST_NAME] for name in (_HOLDER, _BEAT))
