@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
+import time
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Callable, Iterator, Optional
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from nvdriver_build.errors import ModuleFormatError, StoreError
 from nvdriver_build.files import exchange, private_folder, publish_folder, read_plain, sync
@@ -42,12 +44,21 @@ class FolderOffer:
 
 @frozen
 class SharedStore:
-    """The folder. It is written to like a store of one node, but never cleaned up: others may be slow."""
+    """The folder. It is written to like a store of one node, but never cleaned up: others may be slow.
+
+    `check` is called while it is searched, until `until` of the monotonic clock, and may raise.
+    """
 
     root: Path
+    check: Callable[[], None] = lambda: None
+    until: float = math.inf
 
     def __str__(self) -> str:
         return str(self.root)
+
+    def before(self, until: float) -> SharedStore:
+        """See `Remote.before`."""
+        return evolve(self, until=until)
 
     def offer(self, key: str) -> Optional[FolderOffer]:
         """See `Remote.offer`."""
@@ -66,9 +77,14 @@ class SharedStore:
     def candidates(self, recipe: Recipe, target: KernelTarget) -> Iterator[str]:
         """See `Remote.candidates`."""
         try:
-            yield from Index(self.root).candidates(recipe, target)
+            yield from Index(self.root).candidates(recipe, target, self._check)
         except OSError as error:
             raise _unusable(self.root, error) from error
+
+    def _check(self) -> None:
+        self.check()
+        if time.monotonic() > self.until:
+            raise StoreError(f"the search in {self.root} takes too long", hint="what lies in its index?")
 
     def push(self, found: ModuleSet) -> bool:
         """See `Remote.push`."""
