@@ -200,7 +200,7 @@ class Looking:
             auth=_file(folder / "registry_auth_secret", self.login()) or self.config.registry_auth,
             proxies=Proxies(self.config.https_proxy, self.config.no_proxy or ()),
             limits=_LIMITS,
-        )
+        ).before(until)
         trust = Trust(parse_certificates(driver.trust.encode(), "the settings' trust"))
         for key in registry.built_for(self.version, kernel, arch)[:_MOST]:
             recipe = _signed(registry, key, trust, commands)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from typing import Callable, Iterator, Optional
 
 import structlog
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nvdriver_build.commands import Commands
 from nvdriver_build.errors import FitError, NvdriverError, SigningError, StoreError
@@ -48,12 +49,17 @@ def vouching(trust: Trust, commands: Commands) -> Callable[[ModuleSet], None]:
 
 @frozen
 class Outside:
-    """A place outside of the node, and who may have built what is there."""
+    """A place outside of the node, and who may have built what is there. It is waited for until `until`."""
 
     remote: Remote
     trust: Trust
     commands: Commands
     turns: Optional[Turns] = None
+    until: float = math.inf
+
+    def before(self, until: float) -> Outside:
+        """The same, which is not waited for after `until` of the monotonic clock."""
+        return evolve(self, remote=self.remote.before(until), until=until)
 
     def take(self, wish: Wish, recipe: Recipe, store: Store) -> tuple[Optional[Obtained], bool]:
         """A set from there that fits, in the node's own store by now, if there is one; whether it serves.
@@ -83,7 +89,7 @@ class Outside:
         yield from ((each.key, each) for each in served)
         if not wish.reuse or not wish.target.modversions:
             return
-        until = time.monotonic() + _SEARCH
+        until = min(self.until, time.monotonic() + _SEARCH)
         others = ((key, each) for each in served for key in self.remote.candidates(each, wish.target))
         for pair in itertools.islice(others, _CANDIDATES):
             yield pair
@@ -104,7 +110,8 @@ class Outside:
         if self.turns is None:
             yield None
             return
-        with self.turns.turn(recipe.key, there, builds=wish.signer is not None) as found:
+        builds = wish.signer is not None
+        with self.turns.turn(recipe.key, there, builds=builds, until=self.until) as found:
             yield found
 
     def _taken(self, key: str, wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Iterator, Optional
 
 import structlog
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import StoreError
@@ -107,6 +107,10 @@ class Registry:
     def content(self) -> Content:
         """What it holds."""
         return Content(self.session)
+
+    def before(self, until: float) -> Registry:
+        """See `Remote.before`."""
+        return evolve(self, session=self.session.before(until))
 
     def offer(self, key: str) -> Optional[Offer]:
         """The set of a key, if there is one."""

@@ -7,7 +7,7 @@ import time
 from typing import Callable, Mapping, Optional
 from urllib.parse import urljoin, urlsplit
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from nvdriver_build.errors import StoreError
 from nvdriver_build.registry.login import Login
@@ -40,6 +40,10 @@ class Session:
     def limits(self) -> Limits:
         """Seconds and bytes that the registry gets."""
         return self.transport.limits
+
+    def before(self, until: float) -> Session:
+        """The same, that has no answer after `until` of the monotonic clock."""
+        return evolve(self, transport=self.transport.before(until))
 
     def ask(
         self,

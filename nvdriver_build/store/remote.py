@@ -47,6 +47,9 @@ class Offer(Protocol):
 class Remote(Protocol):
     """The place. `str()` of it names it. Each method raises StoreError where the place does not serve."""
 
+    def before(self, until: float) -> Remote:
+        """The same, which is not waited for after `until` of the monotonic clock: StoreError then."""
+
     def offer(self, key: str) -> Optional[Offer]:
         """The set of a key; None where there is none, Unbelievable where what is there cannot be one."""
 

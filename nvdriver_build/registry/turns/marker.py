@@ -15,7 +15,7 @@ import re
 import time
 from typing import Optional
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nvdriver_build.errors import StoreError
 from nvdriver_build.registry.artifacts import NOTHING, note, parse_note
@@ -38,6 +38,10 @@ class MarkerBoard:
     content: Content
     spread: float = 5.0
     settle: float = 2.0
+
+    def before(self, until: float) -> MarkerBoard:
+        """See `Board.before`."""
+        return evolve(self, content=self.content.before(until))
 
     def look(self, key: str) -> Optional[Sight]:
         """See `Board.look`; what is no note of ours is nothing."""
