@@ -18,7 +18,7 @@ from nvdriver_build.obtain import Obtained, Outside, Wish, modules_to_build, obt
 from nvdriver_build.sets import SIGNATURE, ModuleSet
 from nvdriver_build.signing import Signer, Trust, sign_manifest
 from nvdriver_build.source import open_source
-from nvdriver_build.store import SharedStore, Store
+from nvdriver_build.store import Remote, SharedStore, Store
 
 NEXT = "5.14.0-427.99.1.el9_4.x86_64"
 
@@ -75,11 +75,21 @@ class Cluster:
         builders: Optional[Trust] = None,
         target: Optional[KernelTarget] = None,
         headers: bool = False,
+        remote: Optional[Remote] = None,
         **differ: Any,
     ) -> Obtained:
-        """What `run` would get on a node; HeadersError where it would have to be built."""
-        source = open_source(self.toolchain.source, "auto", self.toolchain.root, self.commands)
+        """What `run` would get on a node; HeadersError where it would have to be built.
+
+        Others are asked at `remote`, the shared folder else.
+        """
         trust = Trust((self.identity.certificate,)) if builders is None else builders
+        outside = Outside(remote or self.shared, trust, self.commands)
+        wish = self.wish(target, headers, **differ)
+        return obtain(wish, self.store(name, trust), self.commands, outside=outside)
+
+    def wish(self, target: Optional[KernelTarget] = None, headers: bool = False, **differ: Any) -> Wish:
+        """What a node wants."""
+        source = open_source(self.toolchain.source, "auto", self.toolchain.root, self.commands)
         found = find_headers(self.toolchain.headers)
         values: Dict[str, Any] = {
             "source": source,
@@ -90,8 +100,7 @@ class Cluster:
             "reuse": True,
             **differ,
         }
-        outside = Outside(self.shared, trust, self.commands)
-        return obtain(Wish(**values), self.store(name, trust), self.commands, outside=outside)
+        return Wish(**values)
 
     def signed_node(self, name: str) -> Obtained:
         """What a node gets that wants signed modules, and has the key for it."""

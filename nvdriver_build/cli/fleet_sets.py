@@ -200,7 +200,7 @@ class Looking:
             auth=_file(folder / "registry_auth_secret", self.login()) or self.config.registry_auth,
             proxies=Proxies(self.config.https_proxy, self.config.no_proxy or ()),
             limits=_LIMITS,
-        )
+        ).before(until)
         trust = Trust(parse_certificates(driver.trust.encode(), "the settings' trust"))
         for key in registry.built_for(self.version, kernel, arch)[:_MOST]:
             recipe = _signed(registry, key, trust, commands)
@@ -221,12 +221,15 @@ class Looking:
 
 
 def _signed(registry: Registry, key: str, trust: Trust, commands: Commands) -> Optional[Recipe]:
-    """The recipe of a set whose manifest somebody trusted has signed; None where there is none."""
+    """The recipe of a set whose manifest somebody trusted has signed, and whose modules are there; None where
+    there is none.
+    """
     try:
         offer = registry.offer(key)
         if offer is None:
             return None
         trust.require(offer.manifest, offer.signature, f"set {key[:12]} of {registry}", commands)
+        offer.require_modules()
     except CannotVerify:
         raise
     except (SigningError, Unbelievable) as error:

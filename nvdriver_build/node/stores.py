@@ -32,7 +32,7 @@ def outside(config: Config, commands: Commands) -> Optional[Outside]:
     if config.registry is None:
         return None
     if config.registry.startswith("/"):
-        return Outside(SharedStore(Path(config.registry)), trust(config), commands)
+        return Outside(SharedStore(Path(config.registry), commands.check), trust(config), commands)
     registry = open_registry(
         config.registry,
         commands,

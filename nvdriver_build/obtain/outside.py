@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from typing import Callable, Iterator, Optional
 
 import structlog
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nvdriver_build.commands import Commands
 from nvdriver_build.errors import FitError, NvdriverError, SigningError, StoreError
@@ -28,7 +29,7 @@ from nvdriver_build.sets import (
     parse_manifest,
 )
 from nvdriver_build.signing import TRUST_HINT, Trust
-from nvdriver_build.store import Offer, Remote, Store
+from nvdriver_build.store import Offer, Remote, Store, Unbelievable
 
 ORIGIN = "registry"
 _CANDIDATES, _SEARCH = 64, 120.0
@@ -48,18 +49,23 @@ def vouching(trust: Trust, commands: Commands) -> Callable[[ModuleSet], None]:
 
 @frozen
 class Outside:
-    """A place outside of the node, and who may have built what is there."""
+    """A place outside of the node, and who may have built what is there. It is waited for until `until`."""
 
     remote: Remote
     trust: Trust
     commands: Commands
     turns: Optional[Turns] = None
+    until: float = math.inf
+
+    def before(self, until: float) -> Outside:
+        """The same, which is not waited for after `until` of the monotonic clock."""
+        return evolve(self, remote=self.remote.before(until), until=until)
 
     def take(self, wish: Wish, recipe: Recipe, store: Store) -> tuple[Optional[Obtained], bool]:
         """A set from there that fits, in the node's own store by now, if there is one; whether it serves.
 
         What is wrong with that place, or with what it has, is told and does not end anything: there are
-        other ways.
+        other ways. One set that is damaged hides no other one.
         """
         if not self.trust.certificates:
             _log.warning(f"{self.remote} is not asked: no certificate is configured", hint=TRUST_HINT)
@@ -71,7 +77,7 @@ class Outside:
                     return found, True
         except StoreError as error:
             _log.warning(f"{self.remote} does not serve", reason=error.message, hint=error.hint)
-            return None, False
+            return None, isinstance(error, Unbelievable)  # a note of what fits: whoever builds mends it
         return None, True
 
     def _keys(self, wish: Wish, recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
@@ -83,7 +89,7 @@ class Outside:
         yield from ((each.key, each) for each in served)
         if not wish.reuse or not wish.target.modversions:
             return
-        until = time.monotonic() + _SEARCH
+        until = min(self.until, time.monotonic() + _SEARCH)
         others = ((key, each) for each in served for key in self.remote.candidates(each, wish.target))
         for pair in itertools.islice(others, _CANDIDATES):
             yield pair
@@ -104,11 +110,16 @@ class Outside:
         if self.turns is None:
             yield None
             return
-        with self.turns.turn(recipe.key, there, builds=wish.signer is not None) as found:
+        builds = wish.signer is not None
+        with self.turns.turn(recipe.key, there, builds=builds, until=self.until) as found:
             yield found
 
     def _taken(self, key: str, wish: Wish, recipe: Recipe, store: Store) -> Optional[Obtained]:
-        offer = self.remote.offer(key)
+        try:
+            offer = self.remote.offer(key)
+        except Unbelievable as error:
+            self._tell_refused(key, error)
+            return None
         if offer is None:
             return None
         try:
@@ -117,10 +128,13 @@ class Outside:
                 _require_like(manifest, recipe, wish.target)
             return self._fetched(offer, wish, store)
         except (SigningError, FitError, StoreError) as error:
-            _log.warning(
-                f"a set of {self.remote} is refused", key=key[:12], reason=error.message, hint=error.hint
-            )
+            self._tell_refused(key, error)
             return None
+
+    def _tell_refused(self, key: str, error: NvdriverError) -> None:
+        _log.warning(
+            f"a set of {self.remote} is refused", key=key[:12], reason=error.message, hint=error.hint
+        )
 
     def _require_signed(self, offer: Offer, key: str) -> Manifest:
         """The manifest, once its signature is good, and it is the one that was asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Optional
 
 import structlog
@@ -22,6 +23,8 @@ from nvdriver_build.store import Store
 from nvdriver_build.toolkit import Order, Shared
 
 _WAIT_FOR_OTHER = 3600.0
+_WAIT_OUTSIDE = 600.0
+"""Seconds for all that is outside, a turn included: a pod has 1,200 s to start, and may have to build."""
 _log = structlog.get_logger()
 
 
@@ -59,13 +62,14 @@ def _obtain(
     if found is not None:
         return found
     _log.info("not in the store", key=recipe.key[:12], why=store.explain_miss(recipe))
-    found, serves = outside.take(wish, recipe, store) if outside else (None, False)
+    asked = outside.before(time.monotonic() + _WAIT_OUTSIDE) if outside else None
+    found, serves = asked.take(wish, recipe, store) if asked else (None, False)
     if found is not None:
         return found
     with store.building(recipe.key, _WAIT_FOR_OTHER, commands.check), contextlib.ExitStack() as turn:
         found = _find(wish, recipe, store)
-        if found is None and outside and serves:
-            found = turn.enter_context(outside.turn(wish, recipe, store))
+        if found is None and asked and serves:
+            found = turn.enter_context(asked.turn(wish, recipe, store))
         return found or _make(wish, recipe, store, commands, progress, elsewhere, outside)
 
 

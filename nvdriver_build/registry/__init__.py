@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Iterator, Optional
 
 import structlog
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nvdriver_build.commands import CommandError, Commands
 from nvdriver_build.errors import StoreError
@@ -37,10 +37,10 @@ from nvdriver_build.registry.blobs import Content, Parts
 from nvdriver_build.registry.compression import compress, expand, most_compressed
 from nvdriver_build.registry.login import read_login
 from nvdriver_build.registry.place import Place, Proxies, parse_place, tls_context
-from nvdriver_build.registry.session import Session, Unbelievable
+from nvdriver_build.registry.session import PULL, Session
 from nvdriver_build.registry.transport import Limits, Transport
 from nvdriver_build.sets import MANIFEST, SIGNATURE, Manifest, ModuleSet, Recipe, open_set, parse_manifest
-from nvdriver_build.store.remote import required_signature
+from nvdriver_build.store.remote import Unbelievable, required_signature
 
 __all__ = ["Limits", "Offer", "Place", "Proxies", "Registry", "Unbelievable", "open_registry", "parse_place"]
 
@@ -77,6 +77,12 @@ class Offer:
                 hint="is that disk sound?",
             ) from error
 
+    def require_modules(self) -> None:
+        """Unbelievable where the registry lacks a module that it names; none of them moves."""
+        for blob in self._modules.values():
+            if not self._registry.content.has(blob, PULL):
+                raise self._registry.session.lying(f"set {self.key[:12]} is there without {blob.title}")
+
     def _fetch(self, place: Path) -> None:
         place.mkdir(exist_ok=True)
         for file in self.described.files:
@@ -101,6 +107,10 @@ class Registry:
     def content(self) -> Content:
         """What it holds."""
         return Content(self.session)
+
+    def before(self, until: float) -> Registry:
+        """See `Remote.before`."""
+        return evolve(self, session=self.session.before(until))
 
     def offer(self, key: str) -> Optional[Offer]:
         """The set of a key, if there is one."""
@@ -140,14 +150,16 @@ class Registry:
         manifest, signature = made.manifest_bytes, required_signature(made)
         config = blob_of(manifest, MANIFEST_TYPE, MANIFEST)
         signed = blob_of(signature, SIGNATURE_TYPE, SIGNATURE)
-        new = not self._is_there(made, config, signed)
-        if new:
-            with private_folder(Path(tempfile.gettempdir())) as work:
-                packed = [self._packed(path, made, work) for path in made.paths]
-                modules = {blob.title: blob for blob, _ in packed if blob.title}
-                document = Artifact(config, signed, modules).document()
-                parts: Parts = ((config, manifest), (signed, signature), *packed)
-                self.content.publish(f"set-{made.key}", document, parts)
+        tag = f"set-{made.key}"
+        there = self._there(tag)
+        with private_folder(Path(tempfile.gettempdir())) as work:
+            packed = [self._packed(path, made, work) for path in made.paths]
+            modules = {blob.title: blob for blob, _ in packed if blob.title}
+            document = Artifact(config, signed, modules).document()
+            parts: Parts = ((config, manifest), (signed, signature), *packed)
+            new = there != document or not all(self.content.has(blob) for blob, _ in parts)
+            if new:
+                self.content.publish(tag, document, parts)
         self._hint(made.manifest)
         return new
 
@@ -181,17 +193,12 @@ class Registry:
                 raise self.session.lying(f"{file.file} has {packed} bytes for {file.size}")
         return described
 
-    def _is_there(self, made: ModuleSet, config: Blob, signature: Blob) -> bool:
-        """Whether the artifact is there, of these very documents."""
-        document = self.content.document(f"set-{made.key}")
+    def _there(self, tag: str) -> Optional[bytes]:
+        """The image manifest of a tag; None for none, and for what cannot be one."""
         try:
-            there = parse_artifact(document) if document is not None else None
-        except ValueError:
-            return False
-        if there is None or there.signature is None:
-            return False
-        same = (there.config.digest, there.signature.digest) == (config.digest, signature.digest)
-        return same and set(there.modules) == {path.name for path in made.paths}
+            return self.content.document(tag)
+        except Unbelievable:
+            return None
 
     def _packed(self, path: Path, made: ModuleSet, work: Path) -> tuple[Blob, Path]:
         (described,) = (file for file in made.manifest.files if file.file == path.name)

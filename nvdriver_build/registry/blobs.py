@@ -17,7 +17,7 @@ from nvdriver_build.registry.transport import Failed, Sink
 
 Parts = Sequence[Tuple[Blob, Union[bytes, Path]]]
 _TRIES = 4
-_PATIENCE = 2
+PATIENCE = 2
 """Times as long as one transfer of everything may take: a node that gives its set has not loaded it yet."""
 _PAUSE = 0.3
 """Seconds before the second try, with jitter; twice that before each next one."""
@@ -49,6 +49,10 @@ class Content:
 
     session: Session
 
+    def before(self, until: float) -> Content:
+        """The same, that gives up at `until` of the monotonic clock."""
+        return Content(self.session.before(until))
+
     def document(self, tag: str) -> Optional[bytes]:
         """The image manifest that a tag points at; None where there is no such tag."""
         answer = self.session.ask(
@@ -72,7 +76,7 @@ class Content:
         A registry may say that it has what somebody else is sending just now, and then not find it, as
         docker-registry does: so parts and manifest are tried again, as long as all of it may take.
         """
-        limit = _PATIENCE * self.session.limits.seconds(sum(blob.size for blob, _ in parts))
+        limit = PATIENCE * self.session.limits.seconds(sum(blob.size for blob, _ in parts))
         until = time.monotonic() + limit
         for turn in range(_TRIES):
             for blob, content in parts if turn or not known else ():
@@ -112,9 +116,9 @@ class Content:
             )
         self._compare(f"sha256:{into.digest.hexdigest()}", blob.digest, blob.title or "a blob")
 
-    def has(self, blob: Blob) -> bool:
-        """Whether the registry has a blob."""
-        answer = self.session.ask("HEAD", f"blobs/{blob.digest}", scope=PUSH, wanted=(200, 404))
+    def has(self, blob: Blob, scope: str = PUSH) -> bool:
+        """Whether the registry has a blob; `scope` is what the login may do."""
+        answer = self.session.ask("HEAD", f"blobs/{blob.digest}", scope=scope, wanted=(200, 404))
         return answer.status == 200
 
     def put(self, blob: Blob, content: Union[bytes, Path]) -> bool:

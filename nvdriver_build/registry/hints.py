@@ -16,14 +16,16 @@ import hashlib
 import json
 import random
 import re
+import time
 from typing import Iterable, Optional
 
 from nvdriver_build.errors import StoreError
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.registry.artifacts import NOTHING, note, parse_note
-from nvdriver_build.registry.blobs import Content
+from nvdriver_build.registry.blobs import PATIENCE, Content
 from nvdriver_build.sets import Manifest, Recipe
 from nvdriver_build.store.index import LAYOUT, family
+from nvdriver_build.store.remote import Unbelievable
 
 _FIT = "application/vnd.nvdriver-build.fit.v1"
 _KEYS = "nvdriver-build.keys"
@@ -71,7 +73,7 @@ def _sound(content: Content, tag: str) -> tuple[str, ...]:
     """The same; none of what is no such note."""
     try:
         return _keys(content, tag)
-    except ValueError:
+    except (ValueError, Unbelievable):
         return ()
 
 
@@ -85,8 +87,9 @@ def _keys(content: Content, tag: str) -> tuple[str, ...]:
 
 def add(content: Content, tags: Iterable[str], key: str) -> None:
     """Have a key at each of these tags, in place of what is no such note; StoreError where others keep on
-    writing over it.
+    writing over it, or where all of it takes longer than a push may take that moves nothing.
     """
+    content = content.before(time.monotonic() + PATIENCE * content.session.limits.seconds(0))
     lacking = tuple(tags)
     for turn in range(_TRIES):
         lacking = tuple(tag for tag in lacking if not _there(content, tag, key))

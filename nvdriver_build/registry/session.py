@@ -7,13 +7,14 @@ import time
 from typing import Callable, Mapping, Optional
 from urllib.parse import urljoin, urlsplit
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from nvdriver_build.errors import StoreError
 from nvdriver_build.registry.login import Login
 from nvdriver_build.registry.place import Place, host_of, is_loopback
 from nvdriver_build.registry.tokens import authorization
-from nvdriver_build.registry.transport import Answer, Body, Failed, Limits, Sink, Transport
+from nvdriver_build.registry.transport import Answer, Body, Failed, Limits, Sink, TooMuch, Transport
+from nvdriver_build.store.remote import Unbelievable
 
 PULL, PUSH = "pull", "pull,push"
 """Actions of a token's scope."""
@@ -23,10 +24,6 @@ _MOVED = (301, 302, 303, 307, 308)
 _REDIRECTS = 4
 _LONGEST_PAUSE = 5.0
 _SMALL = 64 * 1024
-
-
-class Unbelievable(StoreError):
-    """An answer that cannot be true: what it was about counts as damaged, other answers may be good."""
 
 
 @frozen(eq=False)
@@ -43,6 +40,10 @@ class Session:
     def limits(self) -> Limits:
         """Seconds and bytes that the registry gets."""
         return self.transport.limits
+
+    def before(self, until: float) -> Session:
+        """The same, that has no answer after `until` of the monotonic clock."""
+        return evolve(self, transport=self.transport.before(until))
 
     def ask(
         self,
@@ -73,7 +74,7 @@ class Session:
                 failure = self.refused(method, answer, scope)
                 again = _pause(answer) if answer.status in _BUSY else None
             except Failed as error:
-                failure = self._silent(error)
+                failure = self.lying(str(error)) if isinstance(error, TooMuch) else self._silent(error)
                 again = 0.0 if error.again else None
             pause = max(again or 0.0, self.limits.pause * 2 ** (self.limits.attempts - 1 - left))
             pause *= random.uniform(0.5, 1.5)

@@ -8,13 +8,14 @@ Nothing is read from the environment, nothing is redirected, no cookie is kept.
 from __future__ import annotations
 
 import contextlib
+import math
 import ssl
 import threading
 import time
 from pathlib import Path
 from typing import IO, Any, Callable, Iterator, Mapping, Optional, Union
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from nvdriver_build import __version__
 from nvdriver_build.registry.place import Proxies
@@ -56,6 +57,10 @@ class Failed(Exception):
         self.tls = tls
 
 
+class TooMuch(Failed):
+    """An answer of more bytes than it may have."""
+
+
 class _Here(Exception):
     """A file of ours cannot be read or written: nothing that the other side did."""
 
@@ -87,13 +92,20 @@ Body = Union[bytes, Path, None]
 
 @frozen(eq=False)
 class Transport:
-    """Makes requests; `check` is called several times a second meanwhile and may raise."""
+    """Makes requests, none of them after `until` (of the monotonic clock); `check` is called several times a
+    second meanwhile and may raise.
+    """
 
     context: ssl.SSLContext
     proxies: Proxies = field(factory=Proxies)
     limits: Limits = field(factory=Limits)
     check: Callable[[], None] = lambda: None
+    until: float = math.inf
     _managers: dict[Optional[str], Any] = field(factory=dict)
+
+    def before(self, until: float) -> Transport:
+        """The same, with the same connections, and no request after `until`."""
+        return evolve(self, until=min(until, self.until))
 
     def request(
         self,
@@ -112,6 +124,10 @@ class Transport:
         """
         from nvdriver_build.registry.connections import FAILURES, Worker
 
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise Failed("all the time that it gets is over")
+
         def act(worker: Worker) -> Answer:
             with _opened(body) as data:
                 return self._exchange(worker, method, url, headers, data, most, sink)
@@ -119,7 +135,7 @@ class Transport:
         worker = Worker(act)
         try:
             worker.start()
-            self._wait(worker.done, seconds)
+            self._wait(worker.done, min(seconds, left))
         except RuntimeError as error:
             raise Failed(f"no thread for a request: {error}") from error
         except BaseException:
@@ -135,8 +151,8 @@ class Transport:
         return answer
 
     def pause(self, seconds: float) -> None:
-        """Sleep, while looking for signals."""
-        until = time.monotonic() + seconds
+        """Sleep, while looking for signals, and no longer than there is time."""
+        until = min(time.monotonic() + seconds, self.until)
         while (left := until - time.monotonic()) > 0:
             self.check()
             time.sleep(min(left, _GLANCE))
@@ -201,7 +217,7 @@ def _take(worker: Any, response: Any, most: int, sink: Optional[Sink]) -> bytes:
             return b"".join(kept)
         size += len(data)
         if size > most and 200 <= response.status < 300:
-            raise Failed(f"answers with more than {most} bytes")
+            raise TooMuch(f"answers with more than {most} bytes")
         if size > most:  # an error page: its start will do, and the connection is not used again
             response.close()
             return b"".join((*kept, data))[:most]

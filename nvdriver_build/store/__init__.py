@@ -54,10 +54,10 @@ from nvdriver_build.store.entries import (
 from nvdriver_build.store.index import Index
 from nvdriver_build.store.owner import make_root, require_own
 from nvdriver_build.store.pruning import Rules, unwanted
-from nvdriver_build.store.remote import Offer, Remote
+from nvdriver_build.store.remote import Offer, Remote, Unbelievable
 from nvdriver_build.store.shared import SharedStore
 
-__all__ = ["Entry", "Offer", "Remote", "Rules", "SharedStore", "Store"]
+__all__ = ["Entry", "Offer", "Remote", "Rules", "SharedStore", "Store", "Unbelievable"]
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _EXPLAINED = 16

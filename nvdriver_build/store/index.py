@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
-from typing import Collection, Iterator, Sequence
+from typing import Callable, Collection, Iterator, Sequence
 
 from attrs import frozen
 
@@ -25,9 +25,9 @@ from nvdriver_build.sets import ModuleSet, Recipe
 
 LAYOUT = "module_layout"
 """Its CRC differs between nearly any two kernels of different ABI: compared first."""
-_LIMIT = 1024 * 1024
+_LIMIT = 256 * 1024
 """Bytes that an entry may have; that of NVIDIA's modules has 30,000."""
-_MOST = 10_000
+_MOST = 4_000
 """Entries of a family that are looked at: in a folder that others share, there may be any number."""
 _FIRST = 256
 """Bytes in which the first line ends: a CRC and the name of a symbol."""
@@ -46,12 +46,18 @@ class Index:
         if not place.exists():
             publish(place, b"".join(_needed(found.read())))
 
-    def candidates(self, recipe: Recipe, target: KernelTarget) -> Iterator[str]:
-        """Keys of sets whose every symbol `target` has with that CRC, in no order."""
+    def candidates(
+        self, recipe: Recipe, target: KernelTarget, check: Callable[[], None] = lambda: None
+    ) -> Iterator[str]:
+        """Keys of sets whose every symbol `target` has with that CRC, in no order.
+
+        `check` is called before each entry that is looked at, and may raise.
+        """
         there = {_line(name, symbol.crc) for name, symbol in target.symbols.items()}
         with contextlib.suppress(FileNotFoundError):
             places = self._family(recipe, target.vermagic, target.config_digest).iterdir()
             for place in itertools.islice(places, _MOST):
+                check()
                 if place.name != recipe.key and _within(place, there):
                     yield place.name
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Iterator, Optional, Protocol
 
-from nvdriver_build.errors import SigningError
+from nvdriver_build.errors import SigningError, StoreError
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.sets import SIGNATURE, ModuleSet, Recipe
+
+
+class Unbelievable(StoreError):
+    """An answer that cannot be true: what it was about counts as damaged, other answers may be good."""
 
 
 def required_signature(found: ModuleSet) -> bytes:
@@ -43,8 +47,11 @@ class Offer(Protocol):
 class Remote(Protocol):
     """The place. `str()` of it names it. Each method raises StoreError where the place does not serve."""
 
+    def before(self, until: float) -> Remote:
+        """The same, which is not waited for after `until` of the monotonic clock: StoreError then."""
+
     def offer(self, key: str) -> Optional[Offer]:
-        """The set of a key; None where there is none."""
+        """The set of a key; None where there is none, Unbelievable where what is there cannot be one."""
 
     def candidates(self, recipe: Recipe, target: KernelTarget) -> Iterator[str]:
         """Keys of sets like that of `recipe` but of other kernels, which might fit `target`."""

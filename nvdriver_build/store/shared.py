@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
+import time
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Callable, Iterator, Optional
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from nvdriver_build.errors import ModuleFormatError, StoreError
 from nvdriver_build.files import exchange, private_folder, publish_folder, read_plain, same_plain, sync
 from nvdriver_build.kernel import KernelTarget
 from nvdriver_build.sets import MANIFEST, MANIFEST_LIMIT, SIGNATURE, ModuleSet, Recipe, parse_manifest
 from nvdriver_build.store.index import Index
-from nvdriver_build.store.remote import required_signature
+from nvdriver_build.store.remote import Unbelievable, required_signature
 
 
 @frozen
@@ -42,12 +44,21 @@ class FolderOffer:
 
 @frozen
 class SharedStore:
-    """The folder. It is written to like a store of one node, but never cleaned up: others may be slow."""
+    """The folder. It is written to like a store of one node, but never cleaned up: others may be slow.
+
+    `check` is called while it is searched, until `until` of the monotonic clock, and may raise.
+    """
 
     root: Path
+    check: Callable[[], None] = lambda: None
+    until: float = math.inf
 
     def __str__(self) -> str:
         return str(self.root)
+
+    def before(self, until: float) -> SharedStore:
+        """See `Remote.before`."""
+        return evolve(self, until=until)
 
     def offer(self, key: str) -> Optional[FolderOffer]:
         """See `Remote.offer`."""
@@ -57,7 +68,7 @@ class SharedStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _unusable(folder / MANIFEST, error) from error
+            raise _unusable(folder / MANIFEST, error, Unbelievable) from error
         signature = None
         with contextlib.suppress(OSError):
             signature = read_plain(folder / SIGNATURE, MANIFEST_LIMIT)
@@ -66,9 +77,14 @@ class SharedStore:
     def candidates(self, recipe: Recipe, target: KernelTarget) -> Iterator[str]:
         """See `Remote.candidates`."""
         try:
-            yield from Index(self.root).candidates(recipe, target)
+            yield from Index(self.root).candidates(recipe, target, self._check)
         except OSError as error:
             raise _unusable(self.root, error) from error
+
+    def _check(self) -> None:
+        self.check()
+        if time.monotonic() > self.until:
+            raise StoreError(f"the search in {self.root} takes too long", hint="what lies in its index?")
 
     def push(self, found: ModuleSet) -> bool:
         """See `Remote.push`."""
@@ -103,8 +119,8 @@ def _is_at(place: Path, found: ModuleSet) -> bool:
     return False
 
 
-def _unusable(place: Path, error: OSError) -> StoreError:
-    return StoreError(
+def _unusable(place: Path, error: OSError, kind: type[StoreError] = StoreError) -> StoreError:
+    return kind(
         f"the shared store cannot be used: {place}: {error.strerror or error}",
         hint="is it mounted, and may this node read it (and write, where it builds for others)?",
     )

@@ -18,13 +18,15 @@ from keys import Identity, make_identity
 from module_sets import recipe
 from oci_registry import OciRegistry
 from oci_sets import write_signed
+from structlog.testing import capture_logs
 
 from nvdriver_build.cli.fleet_sets import AGE, KEPT, NotAsked, RegistrySets, registry_sets
 from nvdriver_build.errors import NvdriverError, Stopped, StoreError
 from nvdriver_build.fleet.controller.api import Missing
 from nvdriver_build.fleet.manifests import Driver
 from nvdriver_build.registry import hints
-from nvdriver_build.registry.artifacts import NOTHING
+from nvdriver_build.registry.artifacts import NOTHING, parse_artifact
+from nvdriver_build.registry.session import PUSH
 from nvdriver_build.sets import Recipe
 from nvdriver_build.signing import Trust, read_certificate
 
@@ -137,6 +139,25 @@ def test_a_damaged_set_hides_no_other_one(server: OciRegistry, identity: Identit
     assert set(notes) == {damaged.key, good.key}
     sets = asked(driver, server)
     assert sets.has(K1, "x86_64") is True and sets.reasons() == ()
+
+
+def test_a_set_that_lacks_a_module_does_not_count(
+    server: OciRegistry, identity: Identity, tmp_path: Path
+) -> None:
+    """Its manifest is there, and signed, and no node could take it: told, until a push mends it."""
+    registry = server.open("fleet/lacking")
+    made = write_signed(tmp_path / "made", of(source_digest="5" * 64), identity)
+    registry.push(made)
+    document = registry.content.document(f"set-{made.key}")
+    assert document is not None
+    lost = parse_artifact(document).modules["nvidia.ko"]
+    registry.session.ask("DELETE", f"blobs/{lost.digest}", scope=PUSH, wanted=(202,))
+    driver = driver_of(server, "fleet/lacking", identity)
+    with capture_logs() as logs:
+        assert asked(driver, server).has(K1, "x86_64") is False
+    assert [log["reason"].endswith("without nvidia.ko") for log in logs] == [True]
+    registry.push(made)
+    assert asked(driver, server).has(K1, "x86_64") is True
 
 
 def test_modules_of_another_key(server: OciRegistry, identity: Identity, tmp_path: Path) -> None:

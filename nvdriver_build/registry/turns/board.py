@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Optional, Protocol
 
 import structlog
-from attrs import define, frozen
+from attrs import evolve, field, frozen
 
 _log = structlog.get_logger()
 
@@ -29,6 +29,9 @@ class Sight:
 class Board(Protocol):
     """The place; every method raises NoBoard where there is none."""
 
+    def before(self, until: float) -> Board:
+        """The same, which is not waited for after `until` of the monotonic clock: NoBoard then."""
+
     def look(self, key: str) -> Optional[Sight]:
         """What stands beside a key; None for nothing."""
 
@@ -42,13 +45,18 @@ class Board(Protocol):
         """Give it back, if it is still ours."""
 
 
-@define
+@frozen
 class Either:
     """The first of two boards, until it proves that it cannot be used; from then on the second."""
 
     first: Board
     second: Board
-    _failed: bool = False
+    _failed: list[NoBoard] = field(factory=list)
+    """Why the first one is not used any more."""
+
+    def before(self, until: float) -> Either:
+        """See `Board.before`."""
+        return evolve(self, first=self.first.before(until), second=self.second.before(until))
 
     def look(self, key: str) -> Optional[Sight]:
         """See `Board.look`."""
@@ -81,6 +89,6 @@ class Either:
     def _other(self, error: NoBoard) -> Board:
         if self._failed:
             raise error
-        self._failed = True
+        self._failed.append(error)
         _log.info("no Lease to agree on who builds: a marker in the registry will do", reason=str(error))
         return self.second

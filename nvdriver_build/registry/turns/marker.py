@@ -15,12 +15,13 @@ import re
 import time
 from typing import Optional
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nvdriver_build.errors import StoreError
 from nvdriver_build.registry.artifacts import NOTHING, note, parse_note
 from nvdriver_build.registry.blobs import Content
 from nvdriver_build.registry.turns.board import NoBoard, Sight
+from nvdriver_build.store.remote import Unbelievable
 
 _TURN = "application/vnd.nvdriver-build.turn.v1"
 _HOLDER, _BEAT = "nvdriver-build.holder", "nvdriver-build.beat"
@@ -38,15 +39,19 @@ class MarkerBoard:
     spread: float = 5.0
     settle: float = 2.0
 
+    def before(self, until: float) -> MarkerBoard:
+        """See `Board.before`."""
+        return evolve(self, content=self.content.before(until))
+
     def look(self, key: str) -> Optional[Sight]:
         """See `Board.look`; what is no note of ours is nothing."""
         try:
             document = self.content.document(_tag(key))
             said = parse_note(document, _TURN) if document is not None else None
+        except (ValueError, Unbelievable):
+            return None
         except StoreError as error:
             raise NoBoard(error.message) from error
-        except ValueError:
-            return None
         if said is None:
             return None
         holder, mark = (said.get(name, "")[:_LONGEST_NAME] for name in (_HOLDER, _BEAT))

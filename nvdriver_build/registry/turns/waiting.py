@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import secrets
 import threading
@@ -73,15 +74,15 @@ class Turns:
 
     @contextlib.contextmanager
     def turn(
-        self, key: str, there: Callable[[], Optional[T]], *, builds: bool = True
+        self, key: str, there: Callable[[], Optional[T]], *, builds: bool = True, until: float = math.inf
     ) -> Iterator[Optional[T]]:
         """What somebody else has built, as `there` gives it; None: build it, it is our turn meanwhile.
 
         Or nobody's, where waiting any longer is not worth it. One who does not build for others (`builds`)
-        waits for those who do, but takes no turn.
+        waits for those who do, but takes no turn. Nobody is waited for after `until` of the monotonic clock.
         """
         name = f"{self.name}-{secrets.token_hex(4)}"
-        found, ours = self._wait(key, name, there, builds)
+        found, ours = self._wait(key, name, there, builds, until)
         if not ours:
             yield found
             return
@@ -96,14 +97,15 @@ class Turns:
             self._release(key, name)
 
     def _wait(
-        self, key: str, name: str, there: Callable[[], Optional[T]], builds: bool
+        self, key: str, name: str, there: Callable[[], Optional[T]], builds: bool, until: float
     ) -> tuple[Optional[T], bool]:
         """What is there by now, and whether it is our turn."""
-        until = time.monotonic() + self.waits.most
+        until = min(until, time.monotonic() + self.waits.most)
+        board = self.board.before(until)
         watch, pause, looks, failures = _Watch(self.waits.dead), self.waits.first, 0, 0
         while len(watch.holders) <= _MOST_HOLDERS and time.monotonic() + pause <= until:
             try:
-                sight = self.board.look(key)
+                sight = board.look(key)
                 lives = watch.lives(sight)
                 if looks and (not lives or looks % _EVERY == 0):
                     found = there()
@@ -111,7 +113,7 @@ class Turns:
                         return found, False
                 if not lives and not builds:
                     return None, False
-                if not lives and self.board.claim(key, name, sight):
+                if not lives and board.claim(key, name, sight):
                     return self._last_look(key, name, there), True
                 failures = 0
             except NoBoard as error:
