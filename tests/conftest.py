@@ -27,7 +27,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
     """The longest chains first: what one worker has to do one after the other must not begin at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("vm") is None)
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 def _kernel(role: str) -> KitKernel:
