@@ -133,7 +133,7 @@ def print_status(document: Mapping[str, Any]) -> None:
         needed = group.get("state") in STATES or group.get("coming")
         _explain([each for each in entries(group.get("reasons")) if needed or each.get("code") == "Updating"])
     for each in entries(document["conditions"]):
-        if each.get("reason") in (BLOCKED, "WritesFailed", "Waiting"):
+        if each.get("reason") in (BLOCKED, "WritesFailed", "Waiting", "CannotPrebuild"):
             said = f"{each.get('type')}={each.get('status')} since {each.get('lastTransitionTime')}"
             say(f"{said}: {each.get('message')}")
     _explain(document["reasons"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Callable
 
 _CHUNK = 1024 * 1024
+_FDS = "/proc/self/fd"
 
 
 def _open(path: Path) -> BinaryIO:
@@ -20,7 +21,9 @@ def _open(path: Path) -> BinaryIO:
     try:
         if not stat.S_ISREG(os.fstat(seen).st_mode):
             raise OSError(errno.EINVAL, "no plain file")
-        return Path(f"/proc/self/fd/{seen}").open("rb")
+        return Path(f"{_FDS}/{seen}").open("rb")
+    except FileNotFoundError as error:  # it was there: that must not look like a file that is not
+        raise OSError(errno.EIO, "cannot be read without /proc", str(path)) from error
     except OSError as error:
         error.filename = str(path)
         raise

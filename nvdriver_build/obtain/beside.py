@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Callable, Optional, Sequence
 
@@ -9,12 +10,12 @@ from attrs import evolve
 
 from nvdriver_build.build import Progress
 from nvdriver_build.commands import Commands
-from nvdriver_build.errors import StoreError, ToolkitError
+from nvdriver_build.errors import CannotRead, StoreError, ToolkitError
 from nvdriver_build.files import FULL, copy_plain, remove
 from nvdriver_build.kernel import Headers, KernelTarget
 from nvdriver_build.obtain.fitting import require_fit
 from nvdriver_build.obtain.wish import Elsewhere, Obtained, Wish, modules_to_build
-from nvdriver_build.sets import MANIFEST, MANIFEST_LIMIT, Recipe, explain_miss, open_set
+from nvdriver_build.sets import MANIFEST, MANIFEST_LIMIT, TELLING, Recipe, explain_miss, open_set
 from nvdriver_build.source import open_source
 from nvdriver_build.store import Store
 from nvdriver_build.toolkit import SAME_VERSION, Order, Shared
@@ -41,10 +42,12 @@ def fetch(
         except (OSError, StoreError) as error:
             if isinstance(error, OSError) and error.errno in FULL:  # the store's to tell
                 raise
-            remove(folder)  # or the other end would find it again, and see nothing wrong with a link
+            hint = "it stays there, and the next run looks at it again"
+            if _is_theirs(error):
+                remove(folder)  # or the other end would find it again, and see nothing wrong with a link
+                hint = "only the two containers of the pod may write there; the next run has it built anew"
             raise ToolkitError(
-                f"what the Driver Toolkit delivered in {folder} cannot be taken: {error}",
-                hint="only the two containers of the pod may write there; the next run has it built anew",
+                f"what the Driver Toolkit delivered in {folder} cannot be taken: {error}", hint=hint
             ) from error
         if made.manifest.recipe != recipe:
             raise ToolkitError(
@@ -54,6 +57,13 @@ def fetch(
             )
         fit = require_fit(made, wish.target, wish.trust)
         return Obtained(store.add(place, recipe.key), fit, "built")
+
+
+def _is_theirs(error: Exception) -> bool:
+    """Whether it is what was delivered that is at fault, and not this machine just now."""
+    if isinstance(error, OSError):
+        return error.errno in (*TELLING, errno.EFBIG)
+    return not isinstance(error, CannotRead)
 
 
 def _copy(folder: Path, modules: Sequence[str], place: Path, check: Callable[[], None]) -> None:

@@ -24,7 +24,7 @@ from nvdriver_build.toolkit import Order, Shared
 
 _WAIT_FOR_OTHER = 3600.0
 _WAIT_OUTSIDE = 600.0
-"""Seconds for all that is outside, a turn included: a pod has 1,200 s to start, and may have to build."""
+"""Seconds for all that is outside for a set, with its turn: a pod has 1,200 s to start, and may build it."""
 _log = structlog.get_logger()
 
 

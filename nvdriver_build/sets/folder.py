@@ -43,7 +43,7 @@ UNREADABLE = (
 """What reading a document that anybody may have written can raise."""
 MANIFEST_LIMIT = 64 * 1024 * 1024
 _FOREIGN_LIMIT = 4096
-_TELLING = (
+TELLING = (
     errno.ENOENT,
     errno.ENOTDIR,
     errno.EISDIR,
@@ -248,7 +248,7 @@ def _check_file(folder: Path, file: ModuleFile) -> None:
 
 def not_read(place: object, name: str, error: OSError) -> StoreError:
     """What it means that a file of a set cannot be read: damage, or CannotRead, which may pass."""
-    if error.errno in _TELLING:
+    if error.errno in TELLING:
         return _damaged(place, f"{name} cannot be read ({error.strerror})")
     return CannotRead(
         f"module set {place} cannot be read now: {name}: {error.strerror or error}",

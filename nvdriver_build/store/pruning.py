@@ -61,8 +61,8 @@ def _kernel(entry: Entry) -> Optional[str]:
 
 
 def _is_in_use(entry: Entry, now: float) -> bool:
-    """Whether somebody may be about to load it."""
-    return entry.unread or (entry.problem is None and entry.used > now - IN_USE)
+    """Whether somebody may be about to load it. A clock that was ahead says nothing of the kind."""
+    return entry.unread or (entry.problem is None and abs(entry.used - now) < IN_USE)
 
 
 def _is_unwanted(entry: Entry, rules: Rules, kernels: Collection[str], now: float) -> bool:

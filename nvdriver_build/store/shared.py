@@ -13,9 +13,25 @@ from typing import Callable, Iterator, Optional
 from attrs import evolve, field, frozen
 
 from nvdriver_build.errors import ModuleFormatError, StoreError
-from nvdriver_build.files import exchange, private_folder, publish_folder, read_plain, same_plain, sync
+from nvdriver_build.files import (
+    copy_plain,
+    exchange,
+    private_folder,
+    publish_folder,
+    read_plain,
+    same_plain,
+    sync,
+)
 from nvdriver_build.kernel import KernelTarget
-from nvdriver_build.sets import MANIFEST, MANIFEST_LIMIT, SIGNATURE, ModuleSet, Recipe, parse_manifest
+from nvdriver_build.sets import (
+    MANIFEST,
+    MANIFEST_LIMIT,
+    SIGNATURE,
+    TELLING,
+    ModuleSet,
+    Recipe,
+    parse_manifest,
+)
 from nvdriver_build.store.index import Index
 from nvdriver_build.store.remote import Unbelievable, required_signature
 
@@ -27,6 +43,7 @@ class FolderOffer:
     folder: Path
     manifest: bytes = field(repr=False)
     signature: Optional[bytes] = field(repr=False)
+    check: Callable[[], None] = lambda: None
 
     def fetch(self, place: Path) -> None:
         """See `Offer.fetch`; the digests are compared by whoever opens the set."""
@@ -36,17 +53,16 @@ class FolderOffer:
             (place / SIGNATURE).write_bytes(self.signature)
         for file in parse_manifest(self.manifest, self.folder).files:
             try:
-                data = read_plain(self.folder / file.file, file.size + 1)
+                copy_plain(self.folder / file.file, place / file.file, file.size, self.check)
             except OSError as error:
                 raise _unusable(self.folder / file.file, error) from error
-            (place / file.file).write_bytes(data)
 
 
 @frozen
 class SharedStore:
     """The folder. It is written to like a store of one node, but never cleaned up: others may be slow.
 
-    `check` is called while it is searched, until `until` of the monotonic clock, and may raise.
+    `check` is called while it is read, until `until` of the monotonic clock, and may raise.
     """
 
     root: Path
@@ -62,17 +78,19 @@ class SharedStore:
 
     def offer(self, key: str) -> Optional[FolderOffer]:
         """See `Remote.offer`."""
+        self._check()
         folder = self.root / "sets" / key
         try:
             manifest = read_plain(folder / MANIFEST, MANIFEST_LIMIT)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _unusable(folder / MANIFEST, error, Unbelievable) from error
+            damaged = error.errno in TELLING
+            raise _unusable(folder / MANIFEST, error, Unbelievable if damaged else StoreError) from error
         signature = None
         with contextlib.suppress(OSError):
             signature = read_plain(folder / SIGNATURE, MANIFEST_LIMIT)
-        return FolderOffer(folder, manifest, signature)
+        return FolderOffer(folder, manifest, signature, self._check)
 
     def candidates(self, recipe: Recipe, target: KernelTarget) -> Iterator[str]:
         """See `Remote.candidates`."""
@@ -84,7 +102,9 @@ class SharedStore:
     def _check(self) -> None:
         self.check()
         if time.monotonic() > self.until:
-            raise StoreError(f"the search in {self.root} takes too long", hint="what lies in its index?")
+            raise StoreError(
+                f"{self.root}: all the time that it gets is over", hint="is it slow, or full of sets?"
+            )
 
     def push(self, found: ModuleSet) -> bool:
         """See `Remote.push`."""

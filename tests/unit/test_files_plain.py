@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+from pytest_mock import MockerFixture
 
 from nvdriver_build.files import copy_plain, read_plain, same_plain
 
@@ -44,6 +45,15 @@ def test_what_is_no_plain_file(tmp_path: Path, make: Callable[[Path], None]) -> 
         with pytest.raises(OSError, match=f"no plain file: '{path}'") as caught:
             act()
         assert caught.value.errno == errno.EINVAL
+
+
+def test_without_proc(tmp_path: Path, mocker: MockerFixture) -> None:
+    """A file that is there is not taken for one that is not: `foreign` says that a set is of others."""
+    (tmp_path / "path").write_text("content")
+    mocker.patch("nvdriver_build.files.plain._FDS", str(tmp_path / "proc"))
+    with pytest.raises(OSError, match="cannot be read without /proc") as caught:
+        read_plain(tmp_path / "path", 10)
+    assert caught.value.errno == errno.EIO
 
 
 def test_copies_are_whole_or_refused(tmp_path: Path) -> None:

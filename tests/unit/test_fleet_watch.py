@@ -86,6 +86,7 @@ def test_nothing_is_prebuilt_where_nobody_can(rig: Rig) -> None:
         rig.do(lambda world: world.offer(NEW))
         wait_for(lambda: "CannotPrebuild" in told(rig)["conditions"])
         assert conditions(rig)["Prebuilt"] == "False"
+    assert f"{NEW.version}: can build" in fleet(rig, "status").stdout
 
 
 def test_an_upgrade_in_trouble(rig: Rig) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from clusters import Cluster
 from keys import make_identity
+from pytest_mock import MockerFixture
 from trees import nested
 
-from nvdriver_build.errors import SigningError
+from nvdriver_build.errors import SigningError, Stopped, StoreError
 from nvdriver_build.sets import MANIFEST, SIGNATURE
+from nvdriver_build.store import SharedStore, Unbelievable
 
 
 @pytest.fixture
@@ -39,6 +45,34 @@ def test_a_push_replaces_what_somebody_put_there(name: str, cluster: Cluster) ->
     assert cluster.shared.push(cluster.built)
     assert not cluster.shared.push(cluster.built)
     assert not cluster.offered.is_symlink()
+
+
+def test_a_slow_folder_has_an_end(cluster: Cluster, tmp_path: Path) -> None:
+    """Nothing is read of it once its time is over; a signal is heard between two pieces of a module."""
+    key = cluster.built.key
+    with pytest.raises(StoreError, match="all the time that it gets is over"):
+        cluster.shared.before(time.monotonic() - 1).offer(key)
+    checks = iter([None, None])
+
+    def check() -> None:
+        try:
+            next(checks)
+        except StopIteration:
+            raise Stopped(signal.SIGTERM) from None
+
+    offer = SharedStore(cluster.shared.root, check).offer(key)
+    assert offer is not None
+    with pytest.raises(Stopped):
+        offer.fetch(tmp_path / "set")
+
+
+def test_a_server_that_is_gone_is_no_damaged_set(cluster: Cluster, mocker: MockerFixture) -> None:
+    """The search ends: each further set would wait for the server again."""
+    gone = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    mocker.patch("nvdriver_build.store.shared.read_plain", side_effect=gone)
+    with pytest.raises(StoreError, match="timed out") as caught:
+        cluster.shared.offer(cluster.built.key)
+    assert not isinstance(caught.value, Unbelievable)
 
 
 def test_a_folder_of_any_depth_stops_no_push(cluster: Cluster) -> None:

@@ -81,12 +81,17 @@ def test_what_may_be_about_to_be_loaded(rules: Rules) -> None:
     entries = [
         entry("a", just),
         entry("b", just, problem="damaged"),
-        entry("c", -1, kernel="k4"),
+        entry("c", -just, kernel="k4"),
         entry("d", just),
     ]
     assert gone(entries, rules) == "b"
     last, other = entry("e", before, kernel="k2"), entry("f", before, kernel="k3")
     assert gone([*entries, last, other], rules) == "bef"
+
+
+def test_a_clock_that_was_ahead_keeps_nothing() -> None:
+    """A set whose time is to come is no more in use than any other, once the clock is right."""
+    assert gone([entry("a", -1, size=50)], Rules(90 * DAY, size=20)) == "a"
 
 
 @pytest.mark.parametrize("rules", ALL_RULES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 from attrs import evolve
 from fake_toolchain import VERSION
 from kernel_trees import RELEASE
+from pytest_mock import MockerFixture
 from sidecar_processes import PATIENCE, SOON
 from sidecar_rig import Pod
 from structlog.testing import capture_logs
@@ -131,6 +133,18 @@ def test_a_signal_while_a_module_is_copied(pod: Pod) -> None:
     with pod.serving(), pytest.raises(Stopped):
         get(pod, check=check)
     assert list(pod.store.root.glob("work/*")) == []
+
+
+def test_a_passing_trouble_of_ours(pod: Pod, mocker: MockerFixture) -> None:
+    """Too many open files here say nothing about a set: it stays, and the next run takes it."""
+    trouble = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with pod.serving():
+        copying = mocker.patch("nvdriver_build.obtain.beside.copy_plain", side_effect=trouble)
+        with pytest.raises(ToolkitError, match="Too many open files") as caught:
+            get(pod)
+        assert "it stays there" in (caught.value.hint or "")
+        mocker.stop(copying)
+        assert (get(pod).origin, pod.calls) == ("built", 1)
 
 
 def test_another_set_than_was_ordered(pod: Pod) -> None:

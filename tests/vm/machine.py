@@ -14,7 +14,7 @@
 - `vm.share` is written by both sides, at one path. run() starts there. Nothing else comes back.
 - A script runs in the host's `sh` with an empty stdin. What it leaves in the background lives on: redirect
   its output into the share and look at it with later run()s.
-- 2 CPUs, 2 GiB, 32 MiB at 0x70000000 kept from the kernel for fakegpu (two GPUs). No network.
+- 1 CPU, 2 GiB, 32 MiB at 0x70000000 kept from the kernel for fakegpu (two GPUs). No network.
 - A run() that outlives its timeout, or a guest that dies, is a MachineError with the end of the console;
   the VM is over then. QEMU is killed at the end of `with`, and by the kernel should this process die
   (PR_SET_PDEATHSIG: enter and leave the `with` in one thread that lives as long).
@@ -200,7 +200,7 @@ class Machine:
                 "-cpu",
                 "max",
                 "-smp",
-                "2",
+                "1",  # of two, each spins for locks of the other, which waits for a core
                 "-m",
                 "2G",
             ),
