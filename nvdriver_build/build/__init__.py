@@ -98,13 +98,13 @@ def build_modules(
         if kept:
             answers = open_answers(kept, work / "answers", places, build.source, build.compiler, commands)
         try:
-            return _build(build, tree, commands, log, progress, answers)
+            return _build(build, places, commands, log, progress, answers)
         except BuildError as error:
             if answers is None or not answers.used:
                 raise
             _log.warning("built anew, without what was kept of earlier builds", why=error.message)
             remove(tree)
-            return _build(build, tree, commands, log, progress, None)
+            return _build(build, places, commands, log, progress, None)
     except OSError as error:
         raise BuildError(
             f"cannot build in {work}: {error}", hint="is there space left, and is it writable?"
@@ -113,18 +113,18 @@ def build_modules(
 
 def _build(
     build: Build,
-    tree: Path,
+    places: Places,
     commands: Commands,
     log: Path,
     progress: Optional[Progress],
     answers: Optional[Answers],
 ) -> tuple[Path, ...]:
-    _link_sources(build, tree, commands)
+    _link_sources(build, places.tree, commands)
     command = build.compiler.command
     if answers is not None:
         command = answers.take(command, objects=not build.debug_info)
-    _make(build, tree, commands, log, progress, command)
-    modules = tuple(tree / f"{name}.ko" for name in build.modules)
+    _make(build, places, commands, log, progress, command)
+    modules = tuple(places.tree / f"{name}.ko" for name in build.modules)
     _require(modules, log)
     if answers is not None:
         answers.keep()
@@ -204,9 +204,9 @@ def _redirected(file: Path, copy: Path, tree: Path) -> bool:
 
 
 def _make(
-    build: Build, tree: Path, commands: Commands, log: Path, progress: Optional[Progress], compiler: str
+    build: Build, places: Places, commands: Commands, log: Path, progress: Optional[Progress], compiler: str
 ) -> None:
-    places = Places(tree, build.headers.sources, build.headers.output)
+    tree = places.tree
     unplaced = " ".join(f"-fmacro-prefix-map={path}/=" for path, _ in places.names)
     argv = [
         "make",

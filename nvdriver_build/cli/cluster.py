@@ -26,9 +26,9 @@ from nvdriver_build.fleet.controller.secrets import Secrets
 from nvdriver_build.fleet.controller.watching import Watcher, apply_once, read_view
 from nvdriver_build.fleet.manifests import Driver
 from nvdriver_build.fleet.objects import entries, part
-from nvdriver_build.fleet.plan.values import BLOCKED as STATES
+from nvdriver_build.fleet.plan.values import BLOCKED
 from nvdriver_build.fleet.reading import to_yaml
-from nvdriver_build.fleet.status import BLOCKED, status_document, status_rows, upgrade_lines
+from nvdriver_build.fleet.status import status_document, status_rows, upgrade_lines
 
 _KINDS = {kind.name: kind for kind in (CONFIG_MAP, DAEMONSET, JOB)}
 _EVERY = 2.0
@@ -130,10 +130,10 @@ def print_status(document: Mapping[str, Any]) -> None:
     for number, row in enumerate(rows):
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
         group = document["groups"][number - 1] if number else {}
-        needed = group.get("state") in STATES or group.get("coming")
+        needed = group.get("state") in BLOCKED or group.get("coming")
         _explain([each for each in entries(group.get("reasons")) if needed or each.get("code") == "Updating"])
     for each in entries(document["conditions"]):
-        if each.get("reason") in (BLOCKED, "WritesFailed", "Waiting", "CannotPrebuild"):
+        if each.get("status") == ("True" if each.get("type") == "Blocked" else "False"):
             said = f"{each.get('type')}={each.get('status')} since {each.get('lastTransitionTime')}"
             say(f"{said}: {each.get('message')}")
     _explain(document["reasons"])

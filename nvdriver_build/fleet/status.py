@@ -7,8 +7,6 @@ from typing import Any, Mapping, Sequence
 
 from nvdriver_build.fleet.objects import entries, number, part, text, texts
 
-BLOCKED = "NeedsAPerson"
-
 
 def status_document(status: object, daemonsets: Sequence[object]) -> dict[str, Any]:
     """The document of `fleet status --json`, without `schema`; `status` is the status ConfigMap."""

@@ -1,4 +1,6 @@
-"""What unit tests share: a folder to unpack to, a small disk, one that cannot be written to, two keys."""
+"""What unit tests share: a folder to unpack to, a small disk, one that cannot be written to, two keys,
+nodes with a shared folder, a registry that lies.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
+from clusters import Cluster
+from hostile_registry import Hostile, hostile_registry
 from keys import Identity, make_identity
 from oci_registry import OciRegistry, oci_registry
 
@@ -56,6 +60,19 @@ def place(tmp_path: Path) -> Path:
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Identity:
     """Who may build for a node."""
     return make_identity(tmp_path_factory.mktemp("ours"), "Build key")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, ours: Identity) -> Cluster:
+    """Nodes that share a folder, in which there is one set, signed by us."""
+    return Cluster(tmp_path / "cluster", ours)
+
+
+@pytest.fixture
+def hostile() -> Iterator[Hostile]:
+    """A registry that says what it is told to say."""
+    with hostile_registry() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 from clusters import NEXT, Cluster
-from hostile_registry import Handler, Hostile, hostile_registry
-from keys import Identity
+from hostile_registry import Handler, Hostile
 from module_sets import recipe
 from oci_registry import OciRegistry
 from oci_sets import write_signed
@@ -134,17 +133,6 @@ def test_a_set_that_another_zstd_has_packed(
     assert registry.push(made)
     assert layers(registry, made) == first
     assert len([line for line in server.log.splitlines() if '"POST ' in line]) == before
-
-
-@pytest.fixture
-def hostile() -> Iterator[Hostile]:
-    with hostile_registry() as found:
-        yield found
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, ours: Identity) -> Cluster:
-    return Cluster(tmp_path / "cluster", ours)
 
 
 def test_a_damaged_set_hides_no_other_one(hostile: Hostile, cluster: Cluster, tmp_path: Path) -> None:

@@ -25,11 +25,6 @@ from nvdriver_build.source import open_source
 from nvdriver_build.store import SharedStore, Store
 
 
-@pytest.fixture
-def cluster(tmp_path: Path, ours: Identity) -> Cluster:
-    return Cluster(tmp_path, ours)
-
-
 def reasons(cluster: Cluster, name: str = "node", **differ: Any) -> str:
     """Why a node that can build nothing itself takes nothing."""
     with capture_logs() as logs, pytest.raises(HeadersError):

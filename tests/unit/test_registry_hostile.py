@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 from attrs import evolve
@@ -26,12 +26,6 @@ from nvdriver_build.sets import ModuleSet
 
 SECONDS = 8
 """After which a registry has certainly been given up: the limits of the tests, on a busy machine."""
-
-
-@pytest.fixture
-def hostile() -> Iterator[Hostile]:
-    with hostile_registry() as found:
-        yield found
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, Optional
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from hostile_registry import Handler, Hostile, hostile_registry
+from hostile_registry import Handler, Hostile
 from oci_registry import OciRegistry, oci_registry
 
 from nvdriver_build.commands import SystemCommands
@@ -21,12 +21,6 @@ from nvdriver_build.registry import Proxies, open_registry, parse_place
 from nvdriver_build.registry.login import Login, read_login
 
 PLACE = parse_place("registry.example.com:5000/team/drivers")
-
-
-@pytest.fixture
-def hostile() -> Iterator[Hostile]:
-    with hostile_registry() as found:
-        yield found
 
 
 def encoded(user: str, password: str) -> str:

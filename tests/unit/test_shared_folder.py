@@ -11,18 +11,12 @@ from pathlib import Path
 
 import pytest
 from clusters import Cluster
-from keys import make_identity
 from pytest_mock import MockerFixture
 from trees import nested
 
 from nvdriver_build.errors import SigningError, Stopped, StoreError
 from nvdriver_build.sets import MANIFEST, SIGNATURE
 from nvdriver_build.store import SharedStore, Unbelievable
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Cluster:
-    return Cluster(tmp_path, make_identity(tmp_path / "keys", "Build key"))
 
 
 def test_an_unsigned_set_is_not_pushed(cluster: Cluster) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 from attrs import evolve
 from clusters import NEXT, Cluster
-from hostile_registry import QUICK, Handler, Hostile, hostile_registry
-from keys import Identity
+from hostile_registry import QUICK, Handler, Hostile
 from structlog.testing import capture_logs
 
 from nvdriver_build.errors import Stopped, StoreError
@@ -28,17 +26,6 @@ def drip(handler: Handler) -> bool:
     """Each answer comes in time."""
     time.sleep(0.4)
     return False
-
-
-@pytest.fixture
-def hostile() -> Iterator[Hostile]:
-    with hostile_registry() as found:
-        yield found
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, ours: Identity) -> Cluster:
-    return Cluster(tmp_path / "cluster", ours)
 
 
 def test_a_node_builds_however_slowly_others_answer(
