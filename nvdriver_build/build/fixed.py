@@ -1,8 +1,9 @@
 """What is changed in NVIDIA's build files: fixed places that they read behind one's back, and slow ways.
 
 nvidia-peermem.Kbuild and conftest.sh look for MOFED at /usr/src/ofa_kernel and below /var/lib/dkms, newer
-drivers (595) for Tegra's sources too: what lies there would be in the modules and not in their key. The build
-sees copies of these files that look below its own folder, where only what we put is.
+drivers (595) for Tegra's sources too, and Kbuild for /proc/sgi_uv, to look for devices in another way there.
+What lies there would be in the modules and not in their key. The build sees copies of these files that look
+below its own folder, where only what we put is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Iterator
 
 MOFED = "/usr/src/ofa_kernel"
-FIXED = (MOFED, "/var/lib/dkms/mlnx-ofed-kernel", "/usr/src/nvidia/nvidia-public")
+FIXED = (MOFED, "/var/lib/dkms/mlnx-ofed-kernel", "/usr/src/nvidia/nvidia-public", "/proc/sgi_uv")
 _OUTSIDE = "outside"
 _BUILD_FILE = re.compile(r"(^|/)(conftest\.sh|Makefile|Kbuild|[^/]+\.(Kbuild|mk))$")
 _PLACE = re.compile(

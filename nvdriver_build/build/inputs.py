@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any, Collection, Iterator, Mapping, Optional, Sequence
 
@@ -47,29 +48,36 @@ def _asked(command: str, question: str, commands: Commands) -> str:
 
 
 class Inputs:
-    """The files of one build, each read once."""
+    """The files of one build that begins now, each read once."""
 
     def __init__(self, places: Places, version: str, compiler: str, source_names: Sequence[str]) -> None:
         self._places, self._source_names = places, frozenset(source_names)
         self._version, self._compiler = version, compiler
         self._content: dict[str, Optional[bytes]] = {}
+        self._since = time.time()
 
     def lasts(self, name: str) -> bool:
         """Whether a file that was read is there for other builds, too: none that this one has made."""
         return not name.startswith("@tree/") or name[len("@tree/") :] in self._source_names
 
     def describe(self, files: Sequence[str]) -> dict[str, Any]:
-        """What `changed` has to know to compare, later and elsewhere; OSError where one is gone."""
+        """What `changed` has to know to compare, later and elsewhere.
+
+        OSError where one is gone, or was written to meanwhile: the compiler may have read something else.
+        """
         definitions = {}
         digests = []
         for name in files:
             data = self._read(name)
             if data is None:
                 raise OSError(f"{name} is gone")
+            found = self._places.long(name).stat()
+            if max(found.st_mtime, found.st_ctime) >= self._since:
+                raise OSError(f"{name} was written to during the build")
             digests.append(hashlib.sha256(data).hexdigest())
-            found = _definitions(data) if name.startswith("@output/") else None
-            if found is not None:
-                definitions[name] = found
+            defined = _definitions(data) if name.startswith("@output/") else None
+            if defined is not None:
+                definitions[name] = defined
         return {
             "compiler": self._compiler,
             "version": self._version,
@@ -142,8 +150,17 @@ class Inputs:
 
 
 def _below(folder: Path) -> Iterator[str]:
-    """The names of all files below; include/config has empty ones, one for each option."""
-    for place, folders, files in os.walk(folder):
+    """The names of all files below; include/config has empty ones, one for each option.
+
+    Ubuntu's headers have links for folders.
+    """
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        found = Path(place).stat()
+        if (found.st_dev, found.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
         base = os.path.relpath(place, folder)
         if base == ".":
             folders[:] = [name for name in folders if name != "config"]

@@ -36,9 +36,11 @@ _ODD = re.compile(rb"^(@.*|-fplugin.*|-specs.*|-m\w+=native)$", re.MULTILINE)
 """Words that let the compiler look at what it does not list."""
 _ERROR = re.compile(rb"^[^\n:]+:\d+(:\d+)?: (fatal )?error: ", re.MULTILINE)
 _FAILURE = re.compile(
-    rb"^[^\s:]+: ((fatal )?error|out of memory|.*No space)|internal compiler error", re.MULTILINE
+    rb"^[^\s:]+: ((fatal )?error|out of memory|.*No space)|internal compiler error"
+    rb"|: fatal error: (?!.*: No such file or directory$)",
+    re.MULTILINE,
 )
-"""gcc has an error in the text, or one of its own: killed, out of memory, the disk full."""
+"""gcc has an error in the text, or one of its own: killed, out of memory, the disk full, a file not read."""
 _NUMBERED = re.compile(rb"conftest[0-9]+")
 _NOT_OPTIONS = ("-c", "-E", "-M", "-", "conftest.c")
 _FIRST = ("-include", "-imacros")

@@ -19,7 +19,8 @@ from typing import Any, Optional
 import click
 
 from nvdriver_build import __version__
-from nvdriver_build.errors import NvdriverError, Stopped, UsageError
+from nvdriver_build.errors import NvdriverError, Stopped, StoreError, UsageError
+from nvdriver_build.files import FULL
 
 _COMMANDS = {
     "run": ("driver", "The entrypoint: the whole life of the driver on this node, until a signal."),
@@ -147,6 +148,9 @@ def _translated(error: Exception) -> NvdriverError:
             f"{os.fsdecode(error.filename)}: {error.strerror}",
             hint="is that the name, and may this user read and write there?",
         )
+    if isinstance(error, OSError) and error.errno in FULL:
+        hint = "make some where it writes: the output, the store (NVDRIVER_STORE), /tmp"
+        return StoreError("there is no space left on a disk, or in a quota", hint=hint)
     if isinstance(error, FileNotFoundError) and not _in_a_folder():
         return UsageError("the current folder does not exist any more", hint="change into one that does")
     return _bug(error)

@@ -15,7 +15,7 @@ from nvdriver_build.cli import emit, say
 from nvdriver_build.cli.fleet_sets import ONCE, RegistrySets, registry_sets
 from nvdriver_build.cli.signals import StopFlag
 from nvdriver_build.config import kubeconfig as default_kubeconfig
-from nvdriver_build.errors import ClusterError
+from nvdriver_build.errors import ClusterError, UsageError
 from nvdriver_build.fleet.controller.api import Api, Conflict, Document, Missing
 from nvdriver_build.fleet.controller.client import Count, HttpApi, cluster_config
 from nvdriver_build.fleet.controller.health import HealthServer
@@ -68,6 +68,9 @@ def watch_cluster(
     listen: str,
 ) -> None:
     """Until a signal."""
+    host, _, port = listen.rpartition(":")
+    if not port.isdigit():
+        raise UsageError(f"--listen {listen!r} names no port", hint="give HOST:PORT, such as :8080")
     stop, metrics = StopFlag(), Metrics()
     with cluster(kubeconfig, context, metrics.request) as api:
         identity = f"{os.uname().nodename}_{os.getpid()}"
@@ -80,8 +83,7 @@ def watch_cluster(
             "/readyz": watcher.ready,
             "/metrics": lambda: (200, metrics.text()),
         }
-        host, _, port = listen.rpartition(":")
-        server = HealthServer(host.strip("[]"), int(port) if port.isdigit() else -1, answers)
+        server = HealthServer(host.strip("[]"), int(port), answers)
         try:
             watcher.run()
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -102,10 +103,22 @@ def load(folder: Path) -> None:
 def unload() -> None:
     """Withdraw readiness, then unload the driver; exit 16 naming the holders if it is in use."""
     config = read_config()
+    _require_nodes_own(config.run_dir)
     names = driver_modules(host_of(config))
     with BuildProgress() as progress:
         _node(config, StopFlag(), progress).uninstall()
     say(f"unloaded: {', '.join(names) or 'nothing was loaded'}")
+
+
+def _require_nodes_own(run_dir: Path, node: Path = Path("/proc/1/root")) -> None:
+    """In a container that sees the node, but not this folder of it, the others would not be told."""
+    theirs = node / run_dir.relative_to("/")
+    with contextlib.suppress(OSError):
+        if theirs.is_dir() and not (run_dir.is_dir() and theirs.samefile(run_dir)):
+            raise UsageError(
+                f"{run_dir} is not the node's here: what is announced there would stay",
+                hint=f"mount it: -v {run_dir}:{run_dir}:rshared",
+            )
 
 
 @click.command()

@@ -8,8 +8,10 @@ import sys
 from typing import Any, Callable, MutableMapping, TextIO, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from nvdriver_build.cli import printable
+from nvdriver_build.config import LOG_FORMATS, wants_color
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -18,9 +20,9 @@ def log_options(command: Function) -> Function:
     """The options --log-format and -v."""
     command = click.option(
         "--log-format",
-        type=click.Choice(["console", "json"]),
+        metavar=f"[{'|'.join(LOG_FORMATS)}]",
         envvar="NVDRIVER_LOG_FORMAT",
-        default="console",
+        default=LOG_FORMATS[0],
         expose_value=False,
         is_eager=True,
         callback=_set_format,
@@ -36,7 +38,11 @@ def _set_level(context: click.Context, _: click.Parameter, verbose: bool) -> Non
         configure(str(context.meta["log_format"]), logging.DEBUG)
 
 
-def _set_format(context: click.Context, _: click.Parameter, value: str) -> None:
+def _set_format(context: click.Context, parameter: click.Parameter, value: str) -> None:
+    if value not in LOG_FORMATS:
+        if context.get_parameter_source(str(parameter.name)) is not ParameterSource.ENVIRONMENT:
+            raise click.BadParameter(f"{value!r} is not one of {', '.join(LOG_FORMATS)}.", context, parameter)
+        value = LOG_FORMATS[0]  # it is refused like every setting, once what `run` had announced is withdrawn
     context.meta["log_format"] = value
     configure(value, logging.INFO)
 
@@ -55,8 +61,8 @@ class _Stderr:
             sys.stderr.flush()
 
 
-def _is_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
+def _is_colored() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty() and wants_color()
 
 
 def _escaped(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -76,7 +82,7 @@ def configure(form: str, level: int) -> None:
 
     last: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if form == "console":
-        last = structlog.dev.ConsoleRenderer(colors=_is_terminal(), pad_level=False)
+        last = structlog.dev.ConsoleRenderer(colors=_is_colored(), pad_level=False)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

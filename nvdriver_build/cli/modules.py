@@ -72,7 +72,11 @@ def verify(
 ) -> None:
     """Do PATHS (module files, or a set's folder) fit that kernel? Exit 13 if not."""
     if (headers is None) != running:
-        raise UsageError("a kernel to compare with is needed", hint="give either --headers H or --running")
+        raise UsageError("one kernel to compare with is needed", hint="give either --headers H or --running")
+    if running and kernel_release is not None:
+        raise UsageError(
+            "--kernel-release chooses among headers", hint="give --headers H instead of --running"
+        )
     target = (
         _running_target() if headers is None else target_from_headers(find_headers(headers, kernel_release))
     )

@@ -30,16 +30,21 @@ _PATH = click.Path(path_type=Path)
 
 
 def identity_of(
-    config: Config, key: Optional[str], certificate: Optional[Path], pin_file: Optional[Path]
+    config: Config,
+    key: Optional[str],
+    certificate: Optional[Path],
+    pin_file: Optional[Path],
+    option: str = "--sign-key",
 ) -> Identity:
-    """Who signs: as the options say, else as the settings do."""
+    """Who signs: as the options say, else as the settings do. `option` is the one that the key came by."""
     if key is None and certificate is None and pin_file is None:
         return read_identity(config.sign_key, config.sign_cert, config.sign_pin_file)
     if key is None or certificate is None:
         raise UsageError(
             "to sign, key and certificate are needed", hint="give both --sign-key and --sign-cert, or none"
         )
-    return read_identity(checked_key("--sign-key", key), certificate, pin_file and pin_file.absolute())
+    pin_file = config.sign_pin_file if pin_file is None else pin_file.absolute()
+    return read_identity(checked_key(option, key), certificate, pin_file)
 
 
 @click.command()
@@ -68,13 +73,14 @@ def sign(
             "who signs is not told",
             hint="give either --key K, or --signatures DIR with what was made elsewhere",
         )
-    commands = SystemCommands(read_config().path, StopFlag().check)
+    config = read_config()
+    commands = SystemCommands(config.path, StopFlag().check)
     place, certificate, unsigned = check_output(output), read_certificate(cert), open_set(folder)
     with private_folder(place.parent) as private:
         if signatures is not None:
             made = attach_signatures(unsigned, private / "set", certificate, signatures)
         else:
-            signer = identity_of(read_config(), key, cert, pin_file).signer
+            signer = identity_of(config, key, cert, pin_file, "--key").signer
             assert signer is not None
             made = sign_set(unsigned, private / "set", signer, commands, hash_name)
         write_set(made, place)

@@ -127,7 +127,7 @@ def verify(as_json: bool) -> None:
     show_default=True,
     help="Days unused; an hour at least, whatever the options.",
 )
-@click.option("--larger-than", "mebibytes", type=click.FloatRange(min=0), help="MiB of the sets used last.")
+@click.option("--larger-than", "mebibytes", type=click.IntRange(min=0), help="MiB of the sets used last.")
 @click.option(
     "--keep-kernel",
     "kernels",
@@ -137,10 +137,10 @@ def verify(as_json: bool) -> None:
 )
 @_json
 @log_options
-def prune(days: float, mebibytes: Optional[float], kernels: tuple[str, ...], as_json: bool) -> None:
+def prune(days: float, mebibytes: Optional[int], kernels: tuple[str, ...], as_json: bool) -> None:
     """Drop sets that nobody used for some days, and damaged ones; never what is loaded or was just used."""
     place = _store()
-    size = None if mebibytes is None else int(mebibytes * 2**20)
+    size = None if mebibytes is None else mebibytes * 2**20
     rules = Rules(days * DAY, size, kernels, os.uname().release)
     dropped = place.prune(loaded_keys(place.entries(), Host()), rules)
     if as_json:

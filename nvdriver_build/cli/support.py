@@ -64,8 +64,11 @@ def support_bundle(output: Path) -> None:
     """One tar with facts, logs and status, without secrets."""
     config = read_config()
     commands = SystemCommands(config.path)
+    place = Path(os.path.realpath(output))
+    if os.path.lexists(place) and not place.is_file():  # a device, say: it would be gone
+        raise UsageError(f"{output} is there, and no file", hint="give the name of a new file")
     try:
-        names = write_bundle(output, config, host_of(config), os.uname().machine, commands)
+        names = write_bundle(place, config, host_of(config), os.uname().machine, commands)
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error.strerror}", hint="give another --output") from error
     say(f"{output}: {len(names)} files")

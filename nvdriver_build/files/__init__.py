@@ -17,7 +17,7 @@ from nvdriver_build.files.atomic import (
     sweep,
     sync,
 )
-from nvdriver_build.files.plain import copy_plain, read_plain, same_plain
+from nvdriver_build.files.plain import copy_plain, put_plain, read_plain, same_plain
 
 __all__ = [
     "FULL",
@@ -28,6 +28,7 @@ __all__ = [
     "private_folder",
     "publish",
     "publish_folder",
+    "put_plain",
     "read_plain",
     "remove",
     "same_plain",

@@ -1,15 +1,18 @@
-"""Files where anybody may write: what was looked at is what is read; no link is followed."""
+"""Files where anybody may write: what was looked at is what is read, and no link is followed."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import BinaryIO, Callable
 
 _CHUNK = 1024 * 1024
 _FDS = "/proc/self/fd"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def _open(path: Path) -> BinaryIO:
@@ -59,3 +62,25 @@ def same_plain(path: Path, ours: Path) -> bool:
     with _open(path) as theirs, ours.open("rb") as file:
         chunks = iter(lambda: file.read(_CHUNK), b"")
         return all(theirs.read(len(chunk)) == chunk for chunk in chunks) and not theirs.read(1)
+
+
+def put_plain(ours: Path, root: Path, place: Path) -> None:
+    """Copy a file of ours to a new one below `root`; OSError where something is there. Makes folders.
+
+    `root` alone is believed: any folder below it may become a link at any moment, to a folder of this
+    machine. So each is opened from the one above it.
+    """
+    *folders, name = place.relative_to(root).parts
+    here = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, dir_fd=here)
+            there = os.open(folder, _FOLDER, dir_fd=here)
+            os.close(here)
+            here = there
+        copied = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=here)
+    finally:
+        os.close(here)
+    with os.fdopen(copied, "wb") as copy, ours.open("rb") as file:
+        shutil.copyfileobj(file, copy, _CHUNK)

@@ -84,11 +84,15 @@ def _architecture(module: ModuleFacts, around: Surroundings) -> Iterable[Finding
 
 def _vermagic(module: ModuleFacts, around: Surroundings) -> Iterable[Finding]:
     mine, target, built = module.vermagic, around.target, around.built_config
-    if not mine or mine == target.vermagic:
+    if not mine:
         return
     release, _, rest = mine.partition(" ")
     bound = not (target.modversions and module.has_versions)  # has_crcs of same_magic
-    if bound or rest != target.vermagic.partition(" ")[2]:
+    if mine == target.vermagic:
+        if not target.modversions and built not in (None, target.config_digest):  # no CRC tells it
+            message = f"was built for another build of {release}, with another configuration"
+            yield Finding("config", message, None, target.config_digest, built)
+    elif bound or rest != target.vermagic.partition(" ")[2]:
         message = f"has vermagic {mine!r}, the kernel asks for {target.vermagic!r}"
         yield Finding("vermagic", message, None, target.vermagic, mine)
     elif built is None:

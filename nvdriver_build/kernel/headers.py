@@ -12,6 +12,7 @@ from nvdriver_build.errors import HeadersError, HeadersMismatch
 from nvdriver_build.kernel.toolkit import RELEASE_FILE, ToolkitRelease, read_toolkit_release
 
 _UTS_RELEASE = re.compile(r'^#define\s+UTS_RELEASE\s+"([^"]+)"', re.MULTILINE)
+_UTS_VERSION = re.compile(r'^#define\s+UTS_VERSION\s+"([^"]+)"', re.MULTILINE)
 _INCLUDED_MAKEFILE = re.compile(r"^include\s+(/\S*)/Makefile\s*$", re.MULTILINE)
 """Only an absolute path names other sources: every kernel's own Makefile includes `$(srctree)/arch/...`."""
 _UTSRELEASE_H = "include/generated/utsrelease.h"
@@ -31,6 +32,16 @@ class Headers:
     output: Path
     release: str
     toolkit: Optional[ToolkitRelease] = None
+
+    @property
+    def uts_version(self) -> Optional[str]:
+        """What tells two builds of one release apart, `uname -v` (kernel: init/Makefile); None if unknown."""
+        for name in ("utsversion.h", "compile.h"):
+            path = self.output / "include/generated" / name
+            match = _UTS_VERSION.search(path.read_text(errors="replace")) if path.exists() else None
+            if match:
+                return match.group(1)
+        return None
 
 
 def find_headers(place: Path, release: Optional[str] = None) -> Headers:

@@ -7,7 +7,6 @@ equals `uname -v`; CRCs and vermagic of the node's in-tree modules agree with th
 from __future__ import annotations
 
 import itertools
-import re
 from pathlib import Path
 from typing import Optional
 
@@ -21,7 +20,6 @@ from nvdriver_build.kernel.running import RunningKernel
 from nvdriver_build.kernel.target import KernelTarget, in_tree_modules, parse_symvers, read_node_symvers
 from nvdriver_build.kernel.toolkit import RELEASE_FILE
 
-_UTS_VERSION = re.compile(r'^#define\s+UTS_VERSION\s+"([^"]+)"', re.MULTILINE)
 _SAMPLES = 8
 """In-tree modules that are compared: each brings dozens of CRCs."""
 _HINT = "use the headers, or the Driver Toolkit, of exactly the kernel that runs"
@@ -98,19 +96,16 @@ def _same_config(target: KernelTarget, tree: Path) -> str:
 
 
 def _by_build(headers: Headers, running: RunningKernel) -> Optional[Proof]:
-    for name in ("utsversion.h", "compile.h"):
-        path = headers.output / "include/generated" / name
-        match = _UTS_VERSION.search(path.read_text(errors="replace")) if path.exists() else None
-        if match is None:
-            continue
-        if match.group(1) != running.version:
-            raise HeadersMismatch(
-                f"the headers' build is {match.group(1)!r}, the running kernel's is {running.version!r}: "
-                f"same release {running.release}, another build",
-                hint=_HINT,
-            )
-        return Proof("build", f"UTS_VERSION equals uname -v: {running.version}")
-    return None
+    build = headers.uts_version
+    if build is None:
+        return None
+    if build != running.version:
+        raise HeadersMismatch(
+            f"the headers' build is {build!r}, the running kernel's is {running.version!r}: "
+            f"same release {running.release}, another build",
+            hint=_HINT,
+        )
+    return Proof("build", f"UTS_VERSION equals uname -v: {running.version}")
 
 
 def _by_modules(target: KernelTarget, tree: Path) -> Optional[Proof]:

@@ -76,6 +76,7 @@ def target_from_headers(headers: Headers) -> KernelTarget:
     symvers = _read(headers.output / "Module.symvers")
     raw_config = _read(headers.output / ".config")
     config = parse_config(raw_config.decode("utf-8", "replace"))
+    build = b"" if _has_crcs(config) else (headers.uts_version or "").encode()  # no CRC tells it
     vermagic_h = headers.sources / "include/linux/vermagic.h"
     text = _read(vermagic_h).decode("utf-8", "replace") if vermagic_h.exists() else ""
     return KernelTarget(
@@ -85,7 +86,7 @@ def target_from_headers(headers: Headers) -> KernelTarget:
         vermagic=_vermagic(headers.release, config, text, _randstruct(headers.output, config)),
         symbols=parse_symvers(symvers, str(headers.output / "Module.symvers"), _has_crcs(config)),
         config=config,
-        symvers_sha256=hashlib.sha256(symvers).hexdigest(),
+        symvers_sha256=hashlib.sha256(symvers + build).hexdigest(),
         config_sha256=hashlib.sha256(raw_config).hexdigest(),
         origin=str(headers.output),
     )

@@ -36,7 +36,7 @@ def write_bundle(
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
             names.append(name)
-    publish(output.absolute(), buffer.getvalue(), 0o600)
+    publish(output, buffer.getvalue(), 0o600)
     return tuple(names)
 
 

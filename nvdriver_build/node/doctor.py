@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Callable, Optional, Sequence, Union
@@ -214,7 +215,12 @@ def _loaded(host: Host) -> Check:
 
 
 def _space(config: Config) -> Check:
-    free = shutil.disk_usage(_existing(config.store)).free
+    place = _existing(config.store)
+    if not os.access(place, os.W_OK):
+        detail = f"{place} cannot be written to, for the store {config.store}"
+        hint = "run as root, or let NVDRIVER_STORE name another place"
+        return Check("space", False, detail, hint, StoreError.exit_code)
+    free = shutil.disk_usage(place).free
     detail = f"{free / 2**30:.1f} GiB free for the store {config.store}"
     if free < SPACE:
         return Check("space", False, detail, "a build needs about 2 GiB for a while", BuildError.exit_code)

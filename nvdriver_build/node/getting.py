@@ -128,6 +128,7 @@ class Ways:
             fit = peers.check(
                 peermem,
                 wish.target,
+                built_config=beside.set.manifest.config_digest,
                 signatures_enforced=wish.trust.enforced,
                 signed={**wish.trust.signed(obtained.set), **wish.trust.signed(beside.set)},
             )
@@ -239,6 +240,9 @@ def _told(obtained: Obtained) -> None:
         fit=obtained.fit.fit,
         origin=obtained.origin,
     )
+    provenance = obtained.set.manifest.provenance
+    if "IGNORE_CC_MISMATCH=1" in provenance.make_flags:
+        _log.warning("it was built by another compiler than its kernel was", compiler=provenance.compiler)
 
 
 def require_version(config: Config, source: Source, place: Path) -> None:

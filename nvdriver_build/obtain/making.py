@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Sequence
 
 import structlog
 
@@ -13,8 +13,8 @@ from nvdriver_build import __version__
 from nvdriver_build.build import Build, Progress, build_modules, copy_modules, make_flags, measure
 from nvdriver_build.commands import Commands
 from nvdriver_build.errors import BuildError, HeadersError
-from nvdriver_build.files import private_folder
-from nvdriver_build.kernel import find_compiler
+from nvdriver_build.files import private_folder, sha256_file
+from nvdriver_build.kernel import Headers, find_compiler
 from nvdriver_build.obtain.fitting import require_fit
 from nvdriver_build.obtain.wish import Obtained, Wish
 from nvdriver_build.sets import Provenance, Recipe, describe
@@ -44,10 +44,16 @@ def build(
         jobs=jobs,
         compiler=compiler.text,
     )
+    kernel = _kernel_files(wish.headers)
     with store.workspace() as work, _build_folder(work) as folder:
         modules = build_modules(
             build, folder, commands, store.log(recipe.key), progress, store.kept(recipe.key)
         )
+        if wish.source.digest != recipe.source_digest or _kernel_files(wish.headers) != kernel:
+            raise BuildError(
+                f"{wish.source.root}, or the headers at {wish.headers.output}, changed during the build",
+                hint="build again, once nobody writes there",
+            )
         place = work / "set"
         copy_modules(modules, place)
         made = describe(
@@ -60,6 +66,14 @@ def build(
         )
         fit = require_fit(made, wish.target, wish.trust)
         return Obtained(store.add(place, recipe.key), fit, "built", jobs)
+
+
+def _kernel_files(headers: Headers) -> Sequence[str]:
+    """What the key says of the kernel: a package may replace it within the minutes of a build."""
+    try:
+        return [sha256_file(headers.output / name) for name in ("Module.symvers", ".config")]
+    except OSError as error:
+        raise HeadersError(f"the headers cannot be read: {error}", hint="install them again") from error
 
 
 @contextlib.contextmanager

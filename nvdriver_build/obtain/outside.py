@@ -174,7 +174,7 @@ class Outside:
             raise SigningError(message, hint=TRUST_HINT)
         offer = self.remote.offer(key)
         if offer is None:
-            raise StoreError(f"{self.remote} has no set {key}", hint="the whole key is needed")
+            raise StoreError(f"{self.remote} has no set {key}", hint="`store push` it where it is")
         self._require_signed(offer, key)
         with self._brought(offer, store) as made:
             return store.add(made.folder, key)

@@ -199,8 +199,8 @@ def _read_manifest(path: Path, check: bool) -> Manifest:
         if found.st_size > MANIFEST_LIMIT:
             raise _damaged(path.parent, f"its manifest is larger than {MANIFEST_LIMIT} bytes")
         return parse_manifest(path.read_bytes(), path.parent, check)
-    except FileNotFoundError:
-        raise _damaged(path.parent, f"it has no {MANIFEST}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise _no_set(path.parent) from None
     except OSError as error:
         raise not_read(path.parent, "its manifest", error) from error
 
@@ -253,6 +253,13 @@ def not_read(place: object, name: str, error: OSError) -> StoreError:
     return CannotRead(
         f"module set {place} cannot be read now: {name}: {error.strerror or error}",
         hint="it may be good, and stays: look at memory, open files and the disk (`dmesg`), then try again",
+    )
+
+
+def _no_set(folder: Path) -> StoreError:
+    what = f"it has no {MANIFEST}" if folder.is_dir() else "there is no such folder"
+    return StoreError(
+        f"{folder} is no module set: {what}", hint="name the folder that `build` wrote, or build it again"
     )
 
 

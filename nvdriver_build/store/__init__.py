@@ -220,11 +220,14 @@ class Store:
         return tuple(self._entries(self._folders(), check=True))
 
     def prune(self, keep: Collection[str], rules: Rules) -> tuple[str, ...]:
-        """Drop the sets that `rules` tell to go, never a key of `keep`, nor one that is used meanwhile."""
+        """Drop the sets that `rules` tell to go, never a key of `keep`, nor one that is used meanwhile.
+
+        Every byte of each is read: what `check` calls damaged goes.
+        """
         with self._translated():
             sweep(self.root / "work")
             forget(self.root / "kept", time.time() - rules.unused)
-        gone = unwanted(self.entries(), keep, rules, time.time())
+        gone = unwanted(self.check(), keep, rules, time.time())
         return tuple(entry.key for entry in gone if self._drop(entry.key, partial(still_goes, entry)))
 
     def drop(self, key: str) -> None:

@@ -24,7 +24,8 @@ def required_signature(found: ModuleSet) -> bytes:
     if signature is None:
         raise SigningError(
             f"set {found.key[:12]} is not pushed: it has no {SIGNATURE}",
-            hint="others take signed manifests only: NVDRIVER_SIGN_KEY and NVDRIVER_SIGN_CERT",
+            hint="others take signed manifests only: `sign SET --output NEW --cert C --key K`, and push NEW "
+            "(with --signatures no manifest is signed)",
         )
     return signature
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Callable, Iterator, Optional
@@ -18,6 +17,7 @@ from nvdriver_build.files import (
     exchange,
     private_folder,
     publish_folder,
+    put_plain,
     read_plain,
     same_plain,
     sync,
@@ -122,9 +122,8 @@ class SharedStore:
 
     def _put(self, found: ModuleSet, place: Path) -> None:
         with private_folder(self.root / "work") as private:
-            (private / "set").mkdir()
             for path in found.files:
-                shutil.copyfile(path, private / "set" / path.name)
+                put_plain(path, self.root, private / "set" / path.name)
             if not os.path.lexists(place):
                 publish_folder(private / "set", place)
             else:

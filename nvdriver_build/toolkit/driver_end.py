@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import secrets
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +14,15 @@ import structlog
 from attrs import define, field
 
 from nvdriver_build.errors import HeadersError, ToolkitError
-from nvdriver_build.files import private_folder, publish, publish_folder, read_plain, remove, same_plain
+from nvdriver_build.files import (
+    private_folder,
+    publish,
+    publish_folder,
+    put_plain,
+    read_plain,
+    remove,
+    same_plain,
+)
 from nvdriver_build.kernel import Headers
 from nvdriver_build.kernel.toolkit import ToolkitRelease
 from nvdriver_build.source import Source
@@ -125,9 +132,7 @@ class Sidecar:
             with private_folder(place.parent) as private:
                 for name in source.names:
                     self.check()
-                    copy = private / "tree" / name
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(source.root / name, copy)
+                    put_plain(source.root / name, self.shared.root, private / "tree" / name)
                 publish_folder(private / "tree", place, durable=False)
 
     def _ask(self, request: Request, progress: Optional[Progress] = None) -> Result:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
 import pytest
+import structlog
 from crashes import killed_at_each_step
 from trees import write_tree
 
@@ -44,6 +45,8 @@ done
 [ -z "$deps" ] || echo "$out: $last $reads" > "$deps"
 case $text in
 *missing*) echo "$last:3:1: error: no such thing" >&2; exit 1 ;;
+*unreadable*) echo "$last:1:10: fatal error: c.h: Too many open files" >&2; exit 1 ;;
+*absent*) echo "$last:1:10: fatal error: c.h: No such file or directory" >&2; exit 1 ;;
 *killed*) echo "gcc: fatal error: Killed signal terminated program cc1" >&2; exit 1 ;;
 esac
 [ -z "$out" ] || { echo "$text"; cat $reads /dev/null | sed '/#define/d'; } > "$out"
@@ -332,6 +335,45 @@ def test_a_compiler_that_fails_itself(builds: Builds, monkeypatch: pytest.Monkey
     told, _ = builds.run()
     assert told["has_c"] == 1
     assert builds.run() == (told, ["has_c"])
+
+
+def test_a_header_that_could_not_be_read(builds: Builds, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it is not there is an answer; that there were too many open files is none."""
+    monkeypatch.setitem(TESTS, "has_c", "#include <linux/a.h>\nunreadable\n")
+    assert builds.run()[0]["has_c"] == 1
+    assert builds.run()[1] == ["has_c"]
+    monkeypatch.setitem(TESTS, "has_c", "#include <linux/a.h>\nabsent\n")
+    assert builds.run()[0]["has_c"] == 1
+    assert builds.run()[1] == []
+
+
+@pytest.mark.parametrize("moment", ["while it is compiled", "before, and back again"])
+@pytest.mark.parametrize("what", ["source", "header"])
+def test_a_file_that_changes_during_a_build(builds: Builds, moment: str, what: str) -> None:
+    """What the compiler has read is not known then: nothing of that build is kept."""
+    answers, tree = builds.opened()
+    file = tree / "nvidia/b.c" if what == "source" else builds.headers / "include/linux/b.h"
+    before = file.read_text()
+    cc = answers.take("gcc", objects=True)
+    if moment == "before, and back again":
+        file.write_text("int for_a_moment;\n")
+    builds._compile(cc, tree, "nvidia/b.c")
+    file.write_text("int new_code;\n" if moment == "while it is compiled" else before)
+    with structlog.testing.capture_logs() as logs:
+        answers.keep()
+    assert "was written to during the build" in logs[0]["why"]
+    assert kept_files(builds.kept) == []
+
+
+def test_folders_that_are_links(builds: Builds, tmp_path: Path) -> None:
+    """Ubuntu's headers are such: a header that comes there is seen; a circle of links has an end."""
+    shutil.move(builds.headers / "include/linux", tmp_path / "linux")
+    (builds.headers / "include/linux").symlink_to(tmp_path / "linux")
+    (tmp_path / "linux/circle").symlink_to(builds.headers / "include")
+    builds.run()
+    assert builds.run()[1] == []
+    write_tree(tmp_path / "linux", {"c.h": ""})
+    assert builds.run()[1] == ["has_c"]
 
 
 def test_what_else_a_build_makes(builds: Builds) -> None:

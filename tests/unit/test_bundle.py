@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Dict
@@ -67,3 +68,18 @@ def test_a_place_that_cannot_be_looked_at_does_not_end_it(tmp_path: Path) -> Non
     """The system refuses a name, or a folder to this user: all else is in the bundle."""
     files = bundle(tmp_path, NVDRIVER_RUN_DIR="/" + "x" * 300)
     assert {"version", "doctor.json", "config.json", "modules.json", "dmesg.txt"} <= set(files)
+
+
+def test_nothing_but_a_file_is_replaced(tmp_path: Path) -> None:
+    """A device, a pipe or a folder in its place stays; by a link the file that it leads to is meant."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "null", "folder"):
+        kind = (tmp_path / name).stat().st_mode
+        done = cli(tmp_path, "support-bundle", "--output", name)
+        assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"error: {name} is there, and no file")
+        assert (tmp_path / name).stat().st_mode == kind
+    (tmp_path / "case.tar.gz").symlink_to("real")
+    bundle(tmp_path)
+    assert (tmp_path / "real").is_file() and (tmp_path / "case.tar.gz").is_symlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tarfile
 from pathlib import Path
@@ -95,6 +96,57 @@ def test_who_signs_has_to_be_told(rig: FakeToolchain, ours: Identity) -> None:
     for more in ([], ["--key", ours.key, "--signatures", place]):
         assert cli(rig.root, *words, *more).returncode == 2
     assert cli(rig.root, *words[:-1], rig.root / "gone", "--key", ours.key).returncode == 14
+
+
+def test_the_passphrase_of_a_key_by_setting(rig: FakeToolchain, tmp_path: Path) -> None:
+    """NVDRIVER_SIGN_PIN_FILE serves a key that an option names, too, as the hint has it."""
+    place, identity = (
+        build(rig),
+        make_identity(tmp_path / "keys", "Build key", "-passout", f"pass:{PASSPHRASE}"),
+    )
+    (tmp_path / "pin").write_text(f"{PASSPHRASE}\n")
+    words = ["sign", place, "--output", rig.root / "signed", "--cert", identity.file, "--key", identity.key]
+    done = cli(rig.root, *words)
+    assert (done.returncode, "NVDRIVER_SIGN_PIN_FILE" in done.stderr) == (14, True)
+    assert cli(rig.root, *words, NVDRIVER_SIGN_PIN_FILE=str(tmp_path / "pin")).returncode == 0
+
+
+def test_a_pin_in_a_uri_is_told_by_the_option_that_has_it(rig: FakeToolchain, ours: Identity) -> None:
+    """The key of `sign` is --key, that of `build` is --sign-key."""
+    place, uri = build(rig), f"pkcs11:token=t?pin-value={PIN}"
+    done = cli(rig.root, "sign", place, "--output", "signed", "--cert", ours.file, "--key", uri)
+    assert (done.returncode, done.stderr.startswith("error: --key has a pin-value")) == (2, True)
+
+
+def test_what_is_no_set_is_not_called_damaged(rig: FakeToolchain, ours: Identity) -> None:
+    """A mistyped name, a folder of something else and a file are told as what they are."""
+    place, words = build(rig), ["--output", rig.root / "signed", "--cert", ours.file, "--key", ours.key]
+    (rig.root / "empty").mkdir()
+    for name, told in (
+        (rig.root / "nope", "there is no such folder"),
+        (place / "nvidia.ko", "there is no such folder"),
+        (rig.root / "empty", "it has no manifest.json"),
+    ):
+        done = cli(rig.root, "sign", name, *words)
+        assert (done.returncode, done.stderr.splitlines()[0]) == (
+            17,
+            f"error: {name} is no module set: {told}",
+        )
+
+
+def test_no_space_for_a_signed_set(rig: FakeToolchain, ours: Identity, small_disk: Path) -> None:
+    """A full disk is told as such, whatever was written just then."""
+    place = build(rig)
+    (place / "nvidia.ko").stat()
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(b"x" * 4096)
+            file.flush()
+    done = cli(
+        rig.root, "sign", place, "--output", small_disk / "out", "--cert", ours.file, "--key", ours.key
+    )
+    assert (done.returncode, "no space" in done.stderr.lower()) == (17, True), done.stderr
 
 
 def test_a_pin_in_a_uri_is_not_repeated(rig: FakeToolchain, ours: Identity) -> None:

@@ -21,9 +21,7 @@ def test_columns_are_whole_where_piped(tmp_path: Path) -> None:
     assert (len(lines), lines[0].split()) == (3, ["key", "driver", "kind", "kernel", "MiB", "last", "used"])
     shown = {line[:12]: line for line in lines}
     assert f"  {release}  " in shown[good.key[:12]]
-    assert shown[bad.key[:12]].endswith(
-        f"damaged: module set {bad.folder} is damaged: it has no manifest.json"
-    )
+    assert shown[bad.key[:12]].endswith(f"damaged: {bad.folder} is no module set: it has no manifest.json")
 
 
 def test_names_are_no_markup(tmp_path: Path) -> None:

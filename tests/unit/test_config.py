@@ -287,6 +287,15 @@ def test_a_mounted_store_is_taken(root_user: None, tmp_path: Path, monkeypatch: 
     assert read_config(ROOT, _root_with_host(tmp_path, "host")).store == Path("/var/lib/nvdriver-build")
 
 
+def test_the_toolkit_beside_is_found(root_user: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes in by `oc exec` has not what the entrypoint exports; what is exported counts first."""
+    assert read_config(ROOT).toolkit_dir is None
+    shared = Path("/mnt/shared-nvidia-driver-toolkit")
+    monkeypatch.setattr(Path, "is_mount", lambda self: self == shared)
+    assert read_config(ROOT).toolkit_dir == shared
+    assert read_config({**ROOT, "NVDRIVER_TOOLKIT_DIR": "/other"}).toolkit_dir == Path("/other")
+
+
 def test_the_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an argument the process's own environment is read."""
     monkeypatch.setenv("NVDRIVER_STORE", "/from/environment")

@@ -220,6 +220,14 @@ def test_little_space_is_an_end(node: FakeHost, rig: FakeToolchain, small_disk: 
     assert (check.ok, check.code) == (False, 12)
 
 
+def test_a_store_that_cannot_be_written_to_is_an_end(
+    node: FakeHost, rig: FakeToolchain, read_only_disk: Path
+) -> None:
+    """Every build ends with 17 there, root's, too."""
+    check = checks_of(node, rig, NVDRIVER_STORE=str(read_only_disk / "store"))["space"]
+    assert (check.ok, check.code) == (False, 17)
+
+
 def test_named_headers_say_nothing_of_run(rig: FakeToolchain) -> None:
     """`doctor --headers` looks at headers that `run` would not use: no word of how `run` ends."""
     done = cli(rig.root, "doctor", "--headers", rig.headers, path=rig.path)

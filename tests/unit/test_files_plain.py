@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -11,7 +12,7 @@ from typing import Callable
 import pytest
 from pytest_mock import MockerFixture
 
-from nvdriver_build.files import copy_plain, read_plain, same_plain
+from nvdriver_build.files import copy_plain, put_plain, read_plain, same_plain
 
 NO_DRIVER = os.makedev(4000, 0)
 
@@ -87,3 +88,56 @@ def test_the_same_bytes(tmp_path: Path, size: int) -> None:
     for other in (data + b"x", data[:-1], data[:-1] + bytes([data[-1] ^ 1]) if data else b"x"):
         path.write_bytes(other)
         assert same_plain(path, ours) == (other == data)
+
+
+def test_a_file_is_put_with_its_folders(tmp_path: Path) -> None:
+    """Folders that lack are made; where they lead is told by names alone, so that the root may be a link."""
+    root, ours = tmp_path / "root", tmp_path / "ours"
+    ours.write_bytes(b"new" * 1_000_000)
+    (tmp_path / "real").mkdir()
+    root.symlink_to("real")
+    for place in (root / "file", root / "a/b/file", root / "a/b/other"):
+        put_plain(ours, root, place)
+        assert place.read_bytes() == ours.read_bytes()
+        assert stat.S_IMODE(place.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("linked", ["a", "a/b", "a/b/file"])
+def test_a_file_is_put_through_no_link(tmp_path: Path, linked: str) -> None:
+    """A folder, or the file, that somebody makes a link leads nobody to write elsewhere."""
+    root, ours, victim = tmp_path / "root", tmp_path / "ours", tmp_path / "victim"
+    ours.write_text("new")
+    (victim / "b").mkdir(parents=True)
+    (victim / "file").write_text("old")
+    (root / linked).parent.mkdir(parents=True)
+    (root / linked).symlink_to(victim / "file" if linked.endswith("file") else victim)
+    before = sorted(victim.rglob("*"))
+    with pytest.raises(OSError, match=r"Not a directory|File exists|Too many levels"):
+        put_plain(ours, root, root / "a/b/file")
+    assert sorted(victim.rglob("*")) == before
+    assert (victim / "file").read_text() == "old"
+
+
+def test_what_is_there_is_not_written_to(tmp_path: Path) -> None:
+    """A file that is there, a pipe, whatever, is left alone."""
+    (tmp_path / "ours").write_text("new")
+    for make in (os.mkfifo, lambda path: path.write_text("old"), Path.mkdir):
+        place = tmp_path / make.__name__
+        make(place)
+        kind = place.lstat().st_mode
+        with pytest.raises(FileExistsError):
+            put_plain(tmp_path / "ours", tmp_path, place)
+        assert place.lstat().st_mode == kind
+
+
+def test_no_descriptor_is_left(tmp_path: Path) -> None:
+    """Neither where a file was put, nor where it was refused."""
+    (tmp_path / "ours").write_text("new")
+    before = list(Path("/proc/self/fd").iterdir())
+    put_plain(tmp_path / "ours", tmp_path, tmp_path / "a/b/file")
+    for place in ("a/b/file", "a/b/file/below", "a/missing/ours"):
+        with contextlib.suppress(OSError):
+            put_plain(tmp_path / "ours", tmp_path, tmp_path / place)
+    with pytest.raises(FileNotFoundError):
+        put_plain(tmp_path / "none", tmp_path, tmp_path / "c")
+    assert len(list(Path("/proc/self/fd").iterdir())) == len(before)

@@ -105,6 +105,18 @@ def test_kernel_without_modversions() -> None:
     assert (fit.fit, fit.crcs_proven) == (EXACT, 0)
 
 
+def test_two_builds_of_one_release_without_modversions() -> None:
+    """No CRC tells them apart: the configuration has to be the one that the set was built with."""
+    plain = kernel(
+        {"printk": symbol(0), "module_layout": symbol(0)}, {"MODVERSIONS": "n"}, rest="SMP mod_unload "
+    )
+    module = driver(versions={}, unversioned=["printk"], vermagic=f"{RELEASE} SMP mod_unload ")
+    assert check_fit([module], plain, built_config=plain.config_digest).fit == EXACT
+    fit = check_fit([module], plain, built_config="0" * 64)
+    assert (fit.fit, [finding.code for _, finding in fit.findings]) == (UNFIT, ["config"])
+    assert check_fit([driver()], KERNEL, built_config="0" * 64).fit == EXACT, "CRCs tell, here"
+
+
 def test_export_without_crc() -> None:
     """A module that exports a symbol without a CRC is refused, as the kernel does without -f."""
     assert findings(driver(exports={"nv": export(None)})) == [

@@ -174,6 +174,19 @@ def test_zero_crcs_without_modversions(tmp_path: Path) -> None:
     assert target.vermagic.endswith("mod_unload ")
 
 
+@pytest.mark.parametrize(("modversions", "differ"), [("n", True), ("y", False)])
+def test_two_builds_of_one_release(tmp_path: Path, modversions: str, differ: bool) -> None:
+    """Without CRCs the symbols of two builds are equal: `uname -v` keeps their sets apart."""
+    config = {**CONFIG, "MODVERSIONS": modversions}
+    symvers = symvers_text(dict.fromkeys(SYMBOLS, int(modversions == "y")))
+    found = set()
+    for build in ("#1 SMP Mon", "#2 SMP Tue"):
+        files = build_tree(config=config, symvers=symvers)
+        files["include/generated/utsversion.h"] = f'#define UTS_VERSION "{build}"\n'
+        found.add(target_from_headers(find_headers(write_tree(tmp_path / build[1], files))).symvers_sha256)
+    assert (len(found) == 2) == differ
+
+
 @pytest.mark.parametrize(
     ("export", "gpl_only"),
     [

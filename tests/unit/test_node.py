@@ -319,6 +319,21 @@ def test_peermem_is_a_set_of_its_own(rig: Rig) -> None:
     assert rig.toolchain.make_calls() == 2, "both come from the store"
 
 
+def test_peermem_of_another_kernel_serves(rig: Rig) -> None:
+    """After a kernel update that changes no symbol, of MOFED's neither, nothing is built."""
+    with_mofed(rig)
+    rig.life(rig.stop_when_ready(), GPU_DIRECT_RDMA_ENABLED="true").run()
+    updated = RELEASE.replace("427.13", "427.99")
+    (rig.root / "node/proc/sys/kernel/osrelease").write_text(f"{updated}\n")
+    release_h = rig.toolchain.headers / "include/generated/utsrelease.h"
+    release_h.write_text(f'#define UTS_RELEASE "{updated}"\n')
+    mofed = rig.root / "mofed/usr/src/ofa_kernel/x86_64"
+    (mofed / RELEASE).rename(mofed / updated)
+    rig.life(rig.stop_when_ready(lambda: rig.seen.append(rig.loaded())), GPU_DIRECT_RDMA_ENABLED="true").run()
+    assert rig.seen == [sorted([*NAMES, "nvidia_peermem"])]
+    assert rig.toolchain.make_calls() == 2
+
+
 @pytest.mark.parametrize("lacking", ["device", "wish"])
 def test_no_peermem_without_device_or_wish(rig: Rig, lacking: str) -> None:
     """Without RDMA, or without a Mellanox device, MOFED is not waited for and nothing of it is built."""

@@ -205,6 +205,17 @@ def test_a_read_only_store_still_serves(rig: FakeToolchain, read_only_disk: Path
     assert rig.make_calls() == 0
 
 
+@pytest.mark.parametrize("what", ["nvidia/nv.c", ".config", "Module.symvers"])
+def test_what_changes_during_a_build_is_in_no_set(rig: FakeToolchain, store: Store, what: str) -> None:
+    """A key names what was there at the start; what was read of it since, nobody knows."""
+    file = (rig.source if what.endswith(".c") else rig.headers) / what
+    script = (rig.root / "bin/make").read_text()
+    rig.program("make", f"echo >>{file}\n{script}")
+    with pytest.raises(BuildError, match="changed during the build"):
+        obtain(wish_of(rig), store, commands_of(rig))
+    assert store.entries() == ()
+
+
 def test_a_signal_ends_a_build(rig: FakeToolchain, store: Store) -> None:
     """Stopped comes through: make and its children are gone, and so is what they made."""
     rig.program("make", "sleep 60 & sleep 60")

@@ -85,7 +85,17 @@ def test_order_of_modules_is_the_recipes(tmp_path: Path) -> None:
     assert open_set(tmp_path) == made
 
 
-@pytest.mark.parametrize("file", ["nvidia.ko", "nvidia-uvm.ko", MANIFEST])
+def test_what_has_no_manifest_is_no_set(tmp_path: Path) -> None:
+    """It may never have been one: a mistyped name."""
+    write_set(tmp_path, recipe())
+    (tmp_path / MANIFEST).unlink()
+    for place, why in ((tmp_path, f"it has no {MANIFEST}"), (tmp_path / "x", "there is no such folder")):
+        with pytest.raises(StoreError, match=f"^{place} is no module set: {why}") as caught:
+            open_set(place)
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize("file", ["nvidia.ko", "nvidia-uvm.ko"])
 def test_a_missing_file_is_damage(tmp_path: Path, file: str) -> None:
     """Each file of a set has to be there; the message names it."""
     write_set(tmp_path, recipe())

@@ -15,6 +15,7 @@ from pytest_mock import MockerFixture
 from trees import nested
 
 from nvdriver_build.errors import SigningError, Stopped, StoreError
+from nvdriver_build.files import put_plain
 from nvdriver_build.sets import MANIFEST, SIGNATURE
 from nvdriver_build.store import SharedStore, Unbelievable
 
@@ -39,6 +40,23 @@ def test_a_push_replaces_what_somebody_put_there(name: str, cluster: Cluster) ->
     assert cluster.shared.push(cluster.built)
     assert not cluster.shared.push(cluster.built)
     assert not cluster.offered.is_symlink()
+
+
+def test_a_push_writes_through_no_link(cluster: Cluster, mocker: MockerFixture) -> None:
+    """Who may write there makes a folder of ours a link: nothing is written where it leads."""
+    victim = cluster.root / "victim"
+    victim.mkdir()
+    (cluster.offered / MANIFEST).unlink()
+
+    def swapped(ours: Path, root: Path, place: Path) -> None:
+        if not place.parent.exists():
+            place.parent.symlink_to(victim)
+        put_plain(ours, root, place)
+
+    mocker.patch("nvdriver_build.store.shared.put_plain", side_effect=swapped)
+    with pytest.raises(StoreError, match=r"cannot be used: .*(Not a directory|Too many levels)"):
+        cluster.shared.push(cluster.built)
+    assert list(victim.iterdir()) == []
 
 
 def test_a_slow_folder_has_an_end(cluster: Cluster, tmp_path: Path) -> None:

@@ -280,6 +280,16 @@ def test_prune_keeps_what_is_used(store: Store) -> None:
     assert leftovers(store) == []
 
 
+def test_prune_drops_what_verify_calls_damaged(store: Store) -> None:
+    """One byte of a module more is seen only by who reads all of it."""
+    good, damaged = (put(store, recipe(driver_version=str(n))) for n in range(2))
+    with damaged.paths[0].open("ab") as file:
+        file.write(b"x")
+    assert {entry.key for entry in store.check() if entry.problem} == {damaged.key}
+    assert store.prune((), Rules(9 * 86400)) == (damaged.key,)
+    assert [entry.key for entry in store.check()] == [good.key]
+
+
 def test_drop_of_what_is_gone_is_fine(store: Store) -> None:
     """Dropping twice is no error."""
     put(store, recipe())

@@ -134,10 +134,10 @@ def test_what_is_used_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.Monkey
     made = put(store, recipe())
     long_ago = time.time() - 100 * DAY
     os.utime(made.folder, (long_ago, long_ago))
-    entries = Store.entries
+    check = Store.check
 
     def listed(self: Store) -> tuple[Entry, ...]:
-        found = entries(self)
+        found = check(self)
         if moment == "before":
             assert store.find(recipe()) == made
         return found
@@ -150,7 +150,7 @@ def test_what_is_used_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.Monkey
             os.utime(path)
         return rename(path, target)
 
-    monkeypatch.setattr(Store, "entries", listed)
+    monkeypatch.setattr(Store, "check", listed)
     monkeypatch.setattr(Path, "rename", used_first)
     assert store.prune((), Rules(DAY)) == ()
     monkeypatch.undo()

@@ -20,13 +20,14 @@ from pytest_mock import MockerFixture
 from sidecar_processes import PATIENCE, SOON
 from sidecar_rig import Pod
 from structlog.testing import capture_logs
+from trees import write_tree
 
 from nvdriver_build.commands import Commands, SystemCommands
 from nvdriver_build.errors import HeadersError, NvdriverError, Stopped, ToolkitError
 from nvdriver_build.kernel import target_from_headers
 from nvdriver_build.obtain import Obtained, Wish, obtain
 from nvdriver_build.sets import Recipe
-from nvdriver_build.toolkit import Order, Server, documents, shared
+from nvdriver_build.toolkit import Order, Server, Sidecar, documents, shared
 from nvdriver_build.toolkit.documents import BUILD, HEADERS
 
 
@@ -229,6 +230,23 @@ def test_a_source_that_is_no_file_is_replaced(pod: Pod, odd: Callable[[Path], No
     with pod.serving():
         assert get(pod).origin == "built"
     assert file.is_file() and not file.is_symlink()
+
+
+def test_a_source_is_offered_through_no_link(pod: Pod, tmp_path: Path) -> None:
+    """A toolkit that makes a folder a link while the source is copied leads nobody to write elsewhere."""
+    victim = tmp_path / "victim"
+    write_tree(victim, {"nv.c": "old"})
+
+    def swap() -> None:
+        for folder in pod.shared.root.glob("sources/.*/work/tree/nvidia"):
+            if not folder.is_symlink():
+                shutil.rmtree(folder)
+                folder.symlink_to(victim)
+
+    sidecar = Sidecar(pod.shared, pod.root / "bundle", swap)
+    with pytest.raises(ToolkitError, match=r"cannot be used: .*(Not a directory|Too many levels)"):
+        sidecar.build(pod.order(), pod.wish().source)
+    assert [(path.name, path.read_text()) for path in victim.iterdir()] == [("nv.c", "old")]
 
 
 def huge(path: Path) -> None:

@@ -14,14 +14,26 @@ from urllib.parse import unquote
 from attrs import field, frozen
 
 from nvdriver_build.commands import DEFAULT_PATH
+from nvdriver_build.config.places import default_store, host_modules, toolkit_beside
 from nvdriver_build.errors import UsageError
+
+__all__ = [
+    "LOG_FORMATS",
+    "MOST_JOBS",
+    "Config",
+    "checked_key",
+    "host_modules",
+    "kubeconfig",
+    "read_config",
+    "run_dir",
+    "wants_color",
+]
 
 PREFIX = "NVDRIVER_"
 FABRIC_MANAGER = "NVFM_CONFIG_"
-DEFAULT_STORE = Path("/var/lib/nvdriver-build")
-"""The node's store: it outlives pods and boots."""
 MOST_JOBS = 1024
 """Thousands of compilers at once run out of file descriptors (dkms 100)."""
+LOG_FORMATS = ("console", "json")
 _MIB = 1024 * 1024
 _TOKEN, _SECRET = "pkcs11:", "pin-value"
 """RFC 7512: a key in a token, and what must not be in its URI."""
@@ -212,7 +224,7 @@ _SETTINGS = (
     _Setting("NVDRIVER_SIGN_KEY", "sign_key", None, _key),
     _Setting("NVDRIVER_SIGN_CERT", "sign_cert", None, _path),
     _Setting("NVDRIVER_SIGN_PIN_FILE", "sign_pin_file", None, _path),
-    _Setting("NVDRIVER_LOG_FORMAT", "log_format", None, _one_of("console", "json")),
+    _Setting("NVDRIVER_LOG_FORMAT", "log_format", None, _one_of(*LOG_FORMATS)),
 )
 
 
@@ -226,7 +238,8 @@ def read_config(environment: Optional[Mapping[str, str]] = None, root: Path = Pa
         value = setting.parse(setting.name, text) if text else setting.default
         if setting.field:
             values[setting.field] = value
-    values["store"] = values["store"] or _default_store(given, root)
+    values["store"] = values["store"] or default_store(given, root)
+    values["toolkit_dir"] = values["toolkit_dir"] or toolkit_beside(root)
     values["fabric_manager"] = _fabric_manager(given)
     return Config(path=given.get("PATH") or DEFAULT_PATH, **values)
 
@@ -237,6 +250,11 @@ def kubeconfig(environment: Optional[Mapping[str, str]] = None) -> Optional[Path
     home = "" if given.get("KUBERNETES_SERVICE_HOST") else f"{given.get('HOME', '')}/.kube/config"
     found = given.get("KUBECONFIG", "").split(os.pathsep)[0] or home
     return Path(found) if found else None
+
+
+def wants_color(environment: Optional[Mapping[str, str]] = None) -> bool:
+    """Whether a terminal may be written to in colours (https://no-color.org)."""
+    return not (os.environ if environment is None else environment).get("NO_COLOR")
 
 
 def run_dir(environment: Optional[Mapping[str, str]] = None) -> Path:
@@ -271,29 +289,3 @@ def _stem(name: str) -> str:
 
 def _bad(name: str, value: str, wanted: str) -> UsageError:
     return UsageError(f"{name} is {value!r}", hint=f"it takes {wanted}")
-
-
-def host_modules(root: Path = Path("/")) -> Path:
-    """The node's /lib/modules: the host's where this container sees the host, else what is here."""
-    host = root / "proc/1/root"
-    return (host if _is_other_root(host, root) else root) / "lib/modules"
-
-
-def _default_store(given: Mapping[str, str], root: Path) -> Path:
-    """The host's folder where this is a container that sees the host; a user's cache where not root."""
-    if os.geteuid() != 0:
-        cache = given.get("XDG_CACHE_HOME", "")
-        if not cache.startswith("/"):  # the XDG specification: relative ones are passed over
-            cache = f"{given.get('HOME', '')}/.cache"
-        return Path(cache) / "nvdriver-build" / "store"
-    host = root / "proc/1/root"
-    if DEFAULT_STORE.is_mount() or not _is_other_root(host, root):
-        return DEFAULT_STORE
-    return host / DEFAULT_STORE.relative_to("/")
-
-
-def _is_other_root(host: Path, root: Path) -> bool:
-    try:
-        return not os.path.samestat(host.stat(), root.stat())
-    except OSError:
-        return False
