@@ -85,7 +85,6 @@ class Answers:
                 _log.warning("kept answers of the compiler are dropped", file=str(file), why=str(error))
                 with contextlib.suppress(OSError):
                     file.unlink()
-        _log.info("answers of the compiler from earlier builds", count=len(self._known))
         return write_compiler(self._work, self._places, command, objects=objects, answers=bool(self._known))
 
     def _take(self, file: Path, answers: Path) -> None:
@@ -129,6 +128,8 @@ class Answers:
 
     def keep(self) -> None:
         """Keep what the build asked and was told; where that cannot be, it is told."""
+        asked = len(list((self._work / "notes").glob("*.code")))
+        _log.info("answers of the compiler", asked=asked, from_earlier_builds=len(self._hits()))
         try:
             learned = dict(self._learned())
             if learned:

@@ -65,9 +65,13 @@ def headers_of(conftest: Path) -> Files:
 
 
 def taken(log: str) -> int:
-    """How many answers were there to be taken."""
-    found = re.findall(r"answers of the compiler from earlier builds\s+count=(\d+)", log)
-    return int(found[-1])
+    """How many answers of earlier builds the build has used."""
+    return int(re.findall(r"answers of the compiler\s.*from_earlier_builds=(\d+)", log)[-1])
+
+
+def asked(log: str) -> int:
+    """How often the compiler was asked."""
+    return int(re.findall(r"answers of the compiler\s+asked=(\d+)", log)[-1])
 
 
 def next_kernel(kernel: KitKernel, place: Path) -> KitKernel:
@@ -98,12 +102,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory, sample: Path, kernel_a: KitKe
 
 @pytest.mark.toolchain
 @pytest.mark.parametrize(
-    ("make_kernel", "version"),
-    [(same_kernel, "999.10.02"), (next_kernel, VERSION), (other_setting, "999.10.02")],
+    ("make_kernel", "version", "new"),
+    [(same_kernel, "999.10.02", 10), (next_kernel, VERSION, 5), (other_setting, "999.10.02", 10)],
 )
 def test_sample_from_answers(
     make_kernel: Callable[[KitKernel, Path], KitKernel],
     version: str,
+    new: int,
     sample: Path,
     kernel_a: KitKernel,
     kept: Path,
@@ -121,7 +126,7 @@ def test_sample_from_answers(
     assert fast[:2] == without[:2]
     assert len(fast[0]) == 4
     assert fast[1]
-    assert taken(fast[2]) > 10
+    assert (asked(fast[2]), taken(fast[2])) == (new, 25 - new)
 
 
 def spoil(file: Path) -> None:

@@ -97,6 +97,8 @@ def test_command_line(bench: Bench) -> None:
     """make gets NVIDIA's variables, in the folder of links, and nothing of a shell."""
     modules = bench.run()
     tree = bench.work / "tree"
+    headers = bench.build.headers
+    placed = " ".join(f"-fmacro-prefix-map={path}/=" for path in (*[headers.output] * 4, tree, tree))
     assert modules == tuple(tree / f"{name}.ko" for name in FOUR)
     assert bench.argv == [
         "-j3",
@@ -104,7 +106,7 @@ def test_command_line(bench: Bench) -> None:
         str(tree),
         f"SYSSRC={bench.build.headers.sources}",
         f"SYSOUT={bench.build.headers.output}",
-        f"KCPPFLAGS=-fmacro-prefix-map={tree}/= -fmacro-prefix-map={bench.build.headers.output}/=",
+        f"KCPPFLAGS={placed}",
         "CC=gcc",
         f"KCFLAGS=-g0 -ftrack-macro-expansion=0 -ffile-prefix-map={tree}/=",
         "CONFIG_DEBUG_INFO_BTF_MODULES=",
