@@ -207,9 +207,7 @@ def _make(
     build: Build, places: Places, commands: Commands, log: Path, progress: Optional[Progress], compiler: str
 ) -> None:
     tree = places.tree
-    folders = (places.sources, places.output, tree)
-    paths = [path for folder in folders for path in (folder, folder.resolve())]  # as many for each build
-    unplaced = " ".join(f"-fmacro-prefix-map={path}/=" for path in paths)
+    unplaced = " ".join(f"-fmacro-prefix-map={path}/=" for path, _ in places.paths())
     argv = [
         "make",
         f"-j{build.jobs}",

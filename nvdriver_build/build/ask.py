@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Sequence
+from typing import Iterator, Sequence
 
 from attrs import field, frozen
 
@@ -106,10 +106,14 @@ class Places:
 
     @names.default
     def _named(self) -> Sequence[tuple[str, str]]:
-        found: dict[str, str] = {}
-        for place, word in ((self.sources, "@sources"), (self.output, "@output"), (self.tree, "@tree")):
-            found.update({str(place): word, str(place.resolve()): word})
+        found = {str(path): word for path, word in self.paths()}
         return sorted(found.items(), key=lambda item: -len(item[0]))
+
+    def paths(self) -> Iterator[tuple[Path, str]]:
+        """Each folder as it is given, and where it is: as many in each build, in the same order."""
+        for place, word in ((self.sources, "@sources"), (self.output, "@output"), (self.tree, "@tree")):
+            yield place, word
+            yield place.resolve(), word
 
     def short(self, path: str) -> str:
         """A path with the word for the folder it is in."""
