@@ -25,7 +25,8 @@ _PRIVATE = ".nvdriver-build-"
 _PRIVATE_NAME = re.compile(re.escape(_PRIVATE) + "[0-9a-f]{16}")
 _OWNER = "owner"
 _POLL = 0.1
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+"""How a folder is opened that may have become a link."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Linux include/uapi/linux/fcntl.h and fs.h."""
 
@@ -204,7 +205,7 @@ def _empty(folder: Path) -> None:
 
     That has to be where we came from: a folder that is moved meanwhile leads nobody to its new neighbours.
     """
-    here = os.open(folder, _FOLDER)
+    here = os.open(folder, FOLDER)
     way: list[tuple[str, tuple[int, int], list[str]]] = []
     try:
         folders = _unlink_files(here)
@@ -212,7 +213,7 @@ def _empty(folder: Path) -> None:
             if folders:
                 name = folders.pop()
                 try:
-                    there = os.open(name, _FOLDER, dir_fd=here)
+                    there = os.open(name, FOLDER, dir_fd=here)
                 except OSError:
                     continue
                 way.append((name, _identity(here), folders))
@@ -221,7 +222,7 @@ def _empty(folder: Path) -> None:
                 here = there
             else:
                 name, above, folders = way.pop()
-                there = os.open("..", _FOLDER, dir_fd=here)
+                there = os.open("..", FOLDER, dir_fd=here)
                 os.close(here)
                 here = there
                 if _identity(here) != above:

@@ -10,9 +10,10 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Callable
 
+from nvdriver_build.files.atomic import FOLDER
+
 _CHUNK = 1024 * 1024
 _FDS = "/proc/self/fd"
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def _open(path: Path) -> BinaryIO:
@@ -76,7 +77,7 @@ def put_plain(ours: Path, root: Path, place: Path) -> None:
         for folder in folders:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, dir_fd=here)
-            there = os.open(folder, _FOLDER, dir_fd=here)
+            there = os.open(folder, FOLDER, dir_fd=here)
             os.close(here)
             here = there
         copied = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=here)

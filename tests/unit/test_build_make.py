@@ -17,7 +17,7 @@ from trees import write_tree
 
 import nvdriver_build.build as build_room
 from nvdriver_build.build import Build, build_modules, make_flags
-from nvdriver_build.build.fixed import wait_by_name
+from nvdriver_build.build.fixed import redirect, wait_by_name
 from nvdriver_build.commands import SystemCommands
 from nvdriver_build.errors import BuildError, HeadersError
 from nvdriver_build.kernel import Compiler, find_headers, target_from_headers
@@ -212,6 +212,12 @@ def test_places_that_are_not_known(sample: Path, tmp_path: Path, line: str, told
         bench.run()
     places = [log["place"] for log in logs if "reads a place outside" in log["event"]]
     assert places == ([told] if told else [])
+
+
+def test_the_building_machine_is_in_no_module(tmp_path: Path) -> None:
+    """NVIDIA's Kbuild looks for /proc/sgi_uv, which no key names: the build looks where nothing is."""
+    text = redirect(b"ifneq ($(wildcard /proc/sgi_uv),)\n", tmp_path)
+    assert text == f"ifneq ($(wildcard {tmp_path}/outside/proc/sgi_uv),)\n".encode()
 
 
 def test_debug_info_strips_nothing(bench: Bench) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nvdriver_build import config as config_room
 from nvdriver_build.commands import DEFAULT_PATH
-from nvdriver_build.config import Config, host_modules, read_config
+from nvdriver_build.config import Config, host_modules, read_config, wants_color
 from nvdriver_build.errors import UsageError
 
 ROOT = {"PATH": "/usr/bin", "HOME": "/root"}
@@ -285,6 +285,14 @@ def test_a_mounted_store_is_taken(root_user: None, tmp_path: Path, monkeypatch: 
     """Where a volume is mounted at the store's place, that is it, host or not."""
     monkeypatch.setattr(Path, "is_mount", lambda self: str(self) == "/var/lib/nvdriver-build")
     assert read_config(ROOT, _root_with_host(tmp_path, "host")).store == Path("/var/lib/nvdriver-build")
+
+
+def test_colours_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_COLOR with any value does; empty it counts as not there (https://no-color.org)."""
+    found = [wants_color(given) for given in ({}, {"NO_COLOR": ""}, {"NO_COLOR": "1"}, {"NO_COLOR": "0"})]
+    assert found == [True, True, False, False]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not wants_color()
 
 
 def test_the_toolkit_beside_is_found(root_user: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,10 @@ import pytest
 pytest.importorskip("lightkube", reason="the extra 'fleet' is for Python 3.11 and later")
 
 from fleet_rig import needs_ipv6
+from pytest_mock import MockerFixture
 
-from nvdriver_build.errors import ClusterError
+from nvdriver_build.cli.cluster import watch_cluster
+from nvdriver_build.errors import ClusterError, UsageError
 from nvdriver_build.fleet.controller.health import HealthServer
 
 
@@ -54,6 +56,15 @@ def test_a_machine_without_ipv6_is_asked_by_ipv4(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
     with served("") as port:
         assert answer("127.0.0.1", port) == b"ok\n"
+
+
+@pytest.mark.parametrize("listen", ["", "foo", ":http", "[::1]"])
+def test_an_address_without_a_port_is_wrong_usage(listen: str, mocker: MockerFixture) -> None:
+    """It is told with what was given, before anybody is asked."""
+    asked = mocker.patch("nvdriver_build.cli.cluster.cluster")
+    with pytest.raises(UsageError, match="names no port"):
+        watch_cluster(None, None, mocker.Mock(), {}, listen)
+    asked.assert_not_called()
 
 
 @pytest.mark.parametrize(("address", "port"), [("192.0.2.1", 0), ("no.such.host.invalid", 0), ("", -1)])

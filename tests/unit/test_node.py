@@ -230,6 +230,17 @@ def test_a_set_of_another_kernel_serves_until_that_is_switched_off(rig: Rig) -> 
     assert_clean(rig)
 
 
+def test_a_set_of_another_compiler_is_told_where_it_is_taken(rig: Rig) -> None:
+    """No key names the compiler: who refuses another one is warned of what somebody else has allowed."""
+    rig.toolchain.program("gcc", "case $1 in -print*) echo /bin/sh ;; *) echo 'gcc (GCC) 13.1.0' ;; esac")
+    said = "it was built by another compiler than its kernel was"
+    for setting in ("allow", "refuse"):
+        with capture_logs() as told:
+            rig.life(rig.stop_when_ready(), NVDRIVER_COMPILER_MISMATCH=setting).run()
+        assert [log["compiler"] for log in told if log["event"] == said] == ["gcc (GCC) 13.1.0"]
+    assert rig.toolchain.make_calls() == 1
+
+
 def test_attaches_only_to_what_both_digests_name(rig: Rig) -> None:
     """After a kill the same set, parameters and DRIVER_CONFIG_DIGEST attach; else it is loaded anew."""
     digest = {"DRIVER_CONFIG_DIGEST": "1234"}
